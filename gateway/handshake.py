@@ -1,0 +1,40 @@
+"""From aiohttp's request to a bare transport: the response headers of a stream, and the taking over.
+
+aiohttp parses the request and writes the headers; then its part is over (as with Go's http.Hijacker), so that nothing
+of a request's machinery stays in memory while the stream is open. Never writes a byte of the body.
+"""
+
+import asyncio
+
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse
+
+
+class EventStream(EventSourceResponse):
+    """aiohttp-sse's handshake with the contract's headers and without its ping task; the body is the connection's."""
+
+    def __init__(self, send_timeout: float) -> None:
+        super().__init__(allow_all_methods=True, send_timeout=send_timeout)
+        self.headers["Content-Type"] = "text/event-stream; charset=utf-8"
+        self.headers["Cache-Control"] = "no-store, no-transform"
+        self.headers["Connection"] = "close"
+
+    async def _ping(self) -> None:
+        """The hub heartbeats instead."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """The connection ends the body."""
+
+
+async def take_over(request: web.Request, response: EventStream, protocol: asyncio.Protocol) -> bool:
+    """Writes the headers and moves the client's transport from aiohttp to `protocol`; False if the client is gone."""
+    await response.prepare(request)
+    handler = request.protocol
+    transport = handler.transport
+    if transport is None or transport.is_closing():
+        return False
+    handler.transport = None
+    transport.set_protocol(protocol)
+    handler.connection_lost(None)  # for aiohttp the connection ends here
+    protocol.connection_made(transport)
+    return True

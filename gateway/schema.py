@@ -1,0 +1,154 @@
+"""The vocabulary of the stream: the five event types, their members, the error codes, what is terminal.
+
+Owns the second table of the contract as data, in JSON Schema's own words (draft 2020-12), and a checker compiled from
+it. Never does I/O, knows nothing of Redis or HTTP, and imports nothing of the gateway: the workers' kit shares it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+Schema = Mapping[str, Any]
+
+STARTED: Final = "github_sync_started"
+PROGRESS: Final = "github_sync_progress"
+CONFLICT: Final = "github_sync_conflict"
+COMPLETED: Final = "github_sync_completed"
+FAILED: Final = "github_sync_failed"
+
+TYPE_PATTERN: Final = r"[a-z][a-z0-9_]{0,63}"
+ID_MAX_LENGTH: Final = 256
+ENTRY_MAX_BYTES: Final = 64 * 1024
+
+ERROR_CODES: Final = (
+    "APP_NOT_INSTALLED",
+    "BRANCH_PROTECTED",
+    "NOT_FAST_FORWARD",
+    "REPO_ARCHIVED",
+    "FILE_TOO_LARGE",
+    "APP_UNINSTALLED",
+    "RATE_LIMIT",
+    "INVALID_INSTALLATION",
+    "INSUFFICIENT_PERMISSIONS",
+    "UPSTREAM_UNAVAILABLE",
+    "UNKNOWN",
+)
+
+_STRING: Schema = {"type": "string"}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_AMOUNT: Schema = {"type": "number", "minimum": 0}
+_DIRECTION: Schema = {"enum": ["to_github", "from_github"]}
+
+
+def _object(required: str, **members: Schema) -> Schema:
+    return {"type": "object", "required": required.split(), "properties": members}
+
+
+# What `data` holds beside operationId, projectId and timestamp. Members that are not named here pass through.
+DATA: Final[Mapping[str, Schema]] = {
+    STARTED: _object(
+        "direction",
+        direction=_DIRECTION,
+        syncMode={"enum": ["protected_pr", "hybrid", "direct_commit"]},
+    ),
+    PROGRESS: _object(
+        "message percent",
+        message=_STRING,
+        percent={"type": "number", "minimum": 0, "maximum": 100},
+        currentStep=_STRING,
+    ),
+    CONFLICT: _object(
+        "conflicts strategy resolutionRequired",
+        conflicts={"type": "array", "items": _STRING},
+        strategy={"enum": ["github_wins", "local_wins", "manual_review"]},
+        resolutionRequired={"type": "boolean"},
+        conflictDetails=_object("", localCommitSha=_STRING, remoteCommitSha=_STRING, baseCommitSha=_STRING),
+    ),
+    COMPLETED: _object(
+        "status direction filesChanged duration",
+        status={"enum": ["success"]},
+        direction=_DIRECTION,
+        filesChanged=_COUNT,
+        insertions=_COUNT,
+        deletions=_COUNT,
+        commitSha=_STRING,
+        prUrl=_STRING,
+        branchName=_STRING,
+        duration=_AMOUNT,
+    ),
+    FAILED: _object(
+        "status error_code message retryable",
+        status={"enum": ["failed"]},
+        error_code={"enum": list(ERROR_CODES)},
+        message=_STRING,
+        retryable={"type": "boolean"},
+        retryAfter=_AMOUNT,
+        recoveryUrl=_STRING,
+        details=_object("", originalError=_STRING, step=_STRING, context={}),
+    ),
+}
+TYPES: Final = tuple(DATA)
+
+_PYTHON: Final[Mapping[str, tuple[type, ...]]] = {
+    "string": (str,),
+    "number": (int, float),
+    "integer": (int,),
+    "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
+}
+
+
+def is_terminal(type: str, data: Mapping[str, Any]) -> bool:
+    """Whether this event ends its operation: `completed`, and `failed` unless `retryable` is true."""
+    return type == COMPLETED or (type == FAILED and data.get("retryable") is not True)
+
+
+def violation(type: str, data: Mapping[str, Any]) -> str | None:
+    """The first rule of the contract's second table that `data` breaks, in words, or None when it keeps them all.
+
+    A null where a member is optional counts as absent: that is how most serializers write "nothing".
+    """
+    schema = DATA.get(type)
+    if schema is None:
+        return "type is none of the five"
+    return _object_violation(data, schema)
+
+
+def _object_violation(data: Mapping[str, Any], schema: Schema) -> str | None:
+    members = schema["properties"]
+    for name in schema["required"]:
+        if data.get(name) is None:
+            return f"{name} is missing"
+    for name, value in data.items():
+        if value is not None and (rule := members.get(name)) is not None:
+            wrong = _value_violation(value, rule)
+            if wrong is not None:
+                return f"{name}{wrong}"
+    return None
+
+
+def _value_violation(value: Any, rule: Schema) -> str | None:
+    allowed: Any = rule.get("enum")
+    kind = rule.get("type")
+    if allowed is not None:
+        return None if value in allowed else f" is none of {', '.join(allowed)}"
+    if kind is None:
+        return None
+    if not _is(value, kind):
+        return f" is not of type {kind}"
+    if kind in ("number", "integer"):
+        if value < rule["minimum"]:
+            return f" is below {rule['minimum']}"
+        if "maximum" in rule and value > rule["maximum"]:
+            return f" is above {rule['maximum']}"
+    if kind == "array" and any(item.__class__ is not str for item in value):
+        return " holds something that is not a string"
+    if kind == "object":
+        wrong = _object_violation(value, rule)
+        return wrong and f".{wrong}"
+    return None
+
+
+def _is(value: Any, kind: str) -> bool:
+    # bool is an int to Python, never a number to JSON.
+    return isinstance(value, _PYTHON[kind]) and (value.__class__ is not bool or kind == "boolean")

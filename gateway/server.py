@@ -1,0 +1,143 @@
+"""Builds everything once; start, signals, drain, exit status. Read top-down, it is the life of the process."""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+from contextlib import suppress
+
+from aiohttp import web
+
+import gateway
+from gateway import admin
+from gateway.api import Api
+from gateway.auth import Verifier
+from gateway.config import Config
+from gateway.connection import Terms
+from gateway.history import History
+from gateway.hub import Hub
+from gateway.limits import Limits
+from gateway.metrics import Metrics
+from gateway.pager import Pager
+from gateway.reader import Reader, Source
+from gateway.shaping import Shaper
+
+KEEPALIVE: float = 75.0
+"""Seconds that a connection may wait between requests, or for its first."""
+
+_log = logging.getLogger(__name__)
+
+
+class Server:
+    """One gateway: `start`, then `run` until `stop`.
+
+    Raises ConfigError where a key is unusable, OSError where a port is taken.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.metrics = Metrics()
+        self._config = config
+        history = History(config.replay_max_events, config.replay_max_bytes, config.replay_max_age)
+        self.hub = Hub(history, self.metrics, config.stalled_after)
+        shaper = Shaper(config.replay_max_events) if config.throttle == "on" else None
+        source = Source(config.redis_url, config.stream)
+        self._pager = Pager(source, config.stream, shaper)
+        self._reader = Reader(source, config.stream, self.hub, shaper, self.metrics)
+        self._verifier = Verifier(config) if config.auth == "jwt" else None
+        limits = Limits(config.max_connections, config.max_connections_per_client)
+        terms = Terms(self.hub, self._pager, config.heartbeat, config.slow_client_timeout)
+        self._api = Api(config, terms, limits, self.metrics, self._verifier, self._reader.ready.is_set)
+        self._public = self._runner(self._api.application())
+        self._admin = self._runner(admin.application(self.metrics, self._ready))
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Event()
+        self.metrics.log_events = lambda: len(history)
+        self.metrics.log_bytes = lambda: history.bytes
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], tuple[str, int]]:
+        """The public and the admin address that are listened on."""
+        return self._public.addresses[0][:2], self._admin.addresses[0][:2]
+
+    async def start(self) -> None:
+        """Listens, and begins to load the history; readiness follows."""
+        for runner, (host, port) in ((self._public, self._config.listen), (self._admin, self._config.admin_listen)):
+            await runner.setup()
+            await web.TCPSite(runner, host, port, backlog=4096, reuse_address=True).start()
+        self._tasks = [asyncio.create_task(self._reader.run()), asyncio.create_task(self.hub.run())]
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
+
+    async def ready(self) -> None:
+        """Waits until the history is loaded."""
+        await self._reader.ready.wait()
+
+    def stop(self) -> None:
+        """Asks `run` to drain and return."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serves until `stop`, then drains. Raises what a background task fails of: that is a bug, and the end."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([*self._tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+        try:
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+            self._api.draining = True
+            _log.info("draining", extra={"streams": len(self.hub.subscribers), "seconds": self._config.drain})
+            await self.hub.drain(self._config.drain)
+        finally:
+            stopping.cancel()
+            await self.close()
+
+    async def close(self) -> None:
+        """Ends everything at once."""
+        for subscriber in list(self.hub.subscribers):
+            subscriber.abort()
+        for task in self._tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task  # its failure was raised by `run`
+        await self._pager.close()
+        if self._verifier is not None:
+            await self._verifier.close()
+        await self._public.cleanup()
+        await self._admin.cleanup()
+
+    def _ready(self) -> bool:
+        return self._reader.ready.is_set() and not self._stopping.is_set()
+
+    @staticmethod
+    def _runner(app: web.Application) -> web.AppRunner:
+        return web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE, shutdown_timeout=1.0)
+
+
+async def serve(config: Config) -> None:
+    """Runs one gateway until SIGTERM or SIGINT; a second one ends the process at once."""
+    server = Server(config)
+    loop = asyncio.get_running_loop()
+
+    def stop(number: int) -> None:
+        if server.stopping:
+            os._exit(128 + number)
+        server.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    await server.start()
+    (host, port), (admin_host, admin_port) = server.addresses
+    urls = f"http://{_url(host)}:{port}, admin on http://{_url(admin_host)}:{admin_port}"
+    print(f"sse-gateway {gateway.__version__} listens on {urls}", flush=True)
+    # What start-up left is for good: the collector need not walk it again.
+    gc.collect()
+    gc.freeze()
+    await server.run()
+
+
+def _url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
