@@ -66,11 +66,12 @@ class Api:
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self._problems])
         app.on_response_prepare.append(self._headers)
+        # An id may hold anything but a control character; a slash or a brace comes percent-encoded.
         for path, handler in {
-            "/api/operations/{operationId}/stream": self._operation_stream,
-            "/api/projects/{projectId}/stream": self._project_stream,
+            "/api/operations/{operationId:[^/]+}/stream": self._operation_stream,
+            "/api/projects/{projectId:[^/]+}/stream": self._project_stream,
             "/api/projects/stream": self._multi_stream,
-            "/api/operations/{operationId}": self._state,
+            "/api/operations/{operationId:[^/]+}": self._state,
         }.items():
             resource = app.router.add_resource(path)
             for method in ("GET", "HEAD"):

@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
-        self._terms.hub.join(self, time.monotonic() + self._terms.heartbeat)
+        self._terms.hub.join(self, self._earlier(time.monotonic() + self._terms.heartbeat))
         self._write(frame.retry(self._retry_ms))
         self._open()
         self.pump()
@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
         if self._live:
             self._rest()
             self._cursor.lagging = True
-        self._terms.hub.schedule(self, now + self._terms.slow_client_timeout)
+        self._terms.hub.schedule(self, self._earlier(now + self._terms.slow_client_timeout))
 
     def resume_writing(self) -> None:
         self._paused = False
@@ -181,7 +181,7 @@ class Connection(asyncio.Protocol):
             if now - self._sent_at >= self._terms.heartbeat and not self._reason:
                 self._write(self._heartbeat())
             due = self._sent_at + self._terms.heartbeat
-        return due if self._expires is None else min(due, self._expires)
+        return self._earlier(due)
 
     def close(self, reason: str) -> None:
         if self._reason:
@@ -253,6 +253,9 @@ class Connection(asyncio.Protocol):
             hub.live(self)
             for operation in hub.history.stalled(self.scope, self._rested_at):
                 self.advise(operation)
+
+    def _earlier(self, due: float) -> float:
+        return due if self._expires is None else min(due, self._expires)
 
     def _rest(self) -> None:
         if self._live:

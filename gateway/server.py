@@ -40,7 +40,7 @@ class Server:
         self._config = config
         history = History(config.replay_max_events, config.replay_max_bytes, config.replay_max_age)
         self.hub = Hub(history, self.metrics, config.stalled_after)
-        shaper = Shaper(config.replay_max_events) if config.throttle == "on" else None
+        shaper = Shaper() if config.throttle == "on" else None
         source = Source(config.redis_url, config.stream)
         self._pager = Pager(source, config.stream, shaper)
         self._reader = Reader(source, config.stream, self.hub, shaper, self.metrics)

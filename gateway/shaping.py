@@ -13,6 +13,8 @@ from gateway.event import EntryId, Event
 MIN_POINTS: Final = 5
 MIN_MS: Final = 1000
 FORGET_MS: Final = 24 * 3600 * 1000
+VERDICTS: Final = 100_000
+"""Verdicts remembered: as many as the stream holds entries by the contract's MAXLEN."""
 
 
 class _Attempt:
@@ -30,14 +32,13 @@ class _Attempt:
 class Shaper:
     """Shapes events in stream order, and can tell later what it did to one (for pages that are read again).
 
-    An operation is forgotten at its terminal event, and after a day of stream time without progress. `memory` bounds
-    how many verdicts are kept; an older one that is asked for passes, which costs a listener an extra frame, no more.
+    An operation is forgotten at its terminal event, and after a day of stream time without progress. A verdict that is
+    older than VERDICTS others is forgotten too: then the event passes, which costs a listener an extra frame, no more.
     """
 
-    def __init__(self, memory: int) -> None:
+    def __init__(self) -> None:
         self._attempts: OrderedDict[str, _Attempt] = OrderedDict()
         self._verdicts: dict[EntryId, float | None] = {}
-        self._memory = memory
 
     def shape(self, event: Event) -> bool:
         """Whether the event passes; its percent may have been raised. Call once an event, in stream order."""
@@ -93,7 +94,7 @@ class Shaper:
 
     def _remember(self, id: EntryId, verdict: float | None) -> None:
         self._verdicts[id] = verdict
-        if len(self._verdicts) > self._memory:
+        if len(self._verdicts) > VERDICTS:
             del self._verdicts[next(iter(self._verdicts))]
 
 

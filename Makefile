@@ -1,0 +1,39 @@
+# make run    the gateway, a real Redis and a worker that syncs a real git repository; Ctrl-C ends it all
+# make test   every test, against a real redis-server
+# make check  lint, types, import order, docs
+# PYTHON=…    the Python (3.11 or newer) that makes the venv, the first time
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONPATH := .
+
+.PHONY: run test check lock clean
+
+run: $(VENV)/ok
+	@$(BIN)/python -m tests.worker.demo
+
+test: $(VENV)/ok
+	$(BIN)/python -m pytest
+
+check: $(VENV)/ok
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_imports.py tests/test_docs.py
+
+$(VENV)/ok: tests/requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements.lock
+	@touch $@
+
+# uv alone writes one lock for every platform and Python; it is fetched for this and used for nothing else.
+lock:
+	$(PYTHON) -m venv .run/lock && .run/lock/bin/python -m pip install --quiet uv
+	for extra in "" dev; do .run/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade pyproject.toml $${extra:+--extra $$extra} \
+		-o $${extra:+tests/}requirements.lock; done
+
+clean:
+	rm -rf $(VENV) .run .mypy_cache .ruff_cache .pytest_cache .hypothesis

