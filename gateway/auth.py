@@ -92,6 +92,8 @@ class Verifier:
         self._cache: dict[str, Grant] = {}
         self._key: Any = config.jwt_secret
         self._algorithms: tuple[str, ...] = ("HS256",)
+        if config.jwt_secret and len(config.jwt_secret.encode()) < 32:
+            _log.warning("SSE_JWT_SECRET is shorter than 32 bytes: it can be guessed (RFC 7518 section 3.2)")
         if config.jwt_public_key:
             self._key, algorithm = _public_key(config.jwt_public_key)
             self._algorithms = (algorithm,)

@@ -1,13 +1,20 @@
 """One test a promise of the contract, in its order. Each drives a real gateway, a real Redis and a real socket."""
 
 import asyncio
+import itertools
 import json
 import re
+import shutil
+import subprocess
 import time
+from contextlib import AsyncExitStack
 
+import aiohttp
 import pytest
 
-from tests.conftest import Gateway, Start, Worker
+from tests.conftest import Gateway, Start, Worker, running
+from tests.eventsource import Message, Stream
+from tests.redis_server import RedisServer, free_port
 
 # 1. The stream
 
@@ -157,9 +164,9 @@ async def gateway_newest(gateway: Gateway) -> str:
         return await last_place(stream)
 
 
-async def last_place(stream: object) -> str:
-    await stream.read()  # type: ignore[attr-defined]
-    return stream.parser.ids[-1]  # type: ignore[attr-defined]
+async def last_place(stream: Stream) -> str:
+    await stream.read()
+    return stream.parser.ids[-1]
 
 
 def gateway_place(gateway: Gateway) -> str:
@@ -377,7 +384,7 @@ async def test_pages_come_from_redis_where_it_holds_more_than_memory(start: Star
         await worker.publish("progress", f"op-{number % 3}", id=f"{base + number * 10}-0", percent=number * 0.05)
     await gateway.read(await worker.publish("completed", "op-0"))
     shaped = await everything(gateway)
-    assert 300 < len(shaped) < 1400
+    assert 30 < len(shaped) < 1400
     full = await start()
     assert await everything(full) == shaped
     last = shaped[-1][0]
@@ -612,10 +619,7 @@ async def test_health_and_readiness(gateway: Gateway) -> None:
             assert response.status == 200
 
 
-async def test_a_redis_that_was_never_there_keeps_it_unready_and_refuses_kindly(start: Start, session: object) -> None:
-    from tests.conftest import running
-    from tests.redis_server import free_port
-
+async def test_a_redis_that_was_never_there_keeps_it_unready_and_refuses_kindly(session: aiohttp.ClientSession) -> None:
     async with running(session, SSE_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0") as gateway:
         async with gateway.session.get(gateway.admin + "/readyz") as response:
             assert response.status == 503
@@ -626,3 +630,174 @@ async def test_a_redis_that_was_never_there_keeps_it_unready_and_refuses_kindly(
             assert await refused.rest() == []
             assert 1500 <= refused.parser.retry <= 4500
         assert await gateway.metric("redis_up") == 0
+
+
+async def test_metrics_are_all_there_without_identifying_labels(gateway: Gateway, worker: Worker) -> None:
+    async with gateway.stream("/api/projects/secret-project/stream"):
+        await gateway.read(await worker.publish("started", "secret-operation", "secret-project"))
+    async with gateway.session.get(gateway.admin + "/metrics") as response:
+        assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        text = await response.text()
+    assert "secret" not in text
+    types = dict(re.findall(r"^# TYPE sse_gateway_(\w+) (\w+)$", text, re.MULTILINE))
+    assert types == {
+        "connections": "gauge",
+        "connections_opened_total": "counter",
+        "connections_closed_total": "counter",
+        "requests_rejected_total": "counter",
+        "events_consumed_total": "counter",
+        "events_rejected_total": "counter",
+        "events_nonconforming_total": "counter",
+        "events_throttled_total": "counter",
+        "events_delivered_total": "counter",
+        "events_skipped_total": "counter",
+        "delivery_seconds": "histogram",
+        "replayed_events_total": "counter",
+        "replay_gaps_total": "counter",
+        "log_events": "gauge",
+        "log_bytes": "gauge",
+        "redis_up": "gauge",
+        "stream_lag_seconds": "gauge",
+        "redis_reconnects_total": "counter",
+        "build_info": "gauge",
+    }
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian's package prometheus) is not installed")
+async def test_promtool_accepts_the_metrics(gateway: Gateway) -> None:
+    async with gateway.session.get(gateway.admin + "/metrics") as response:
+        text = await response.read()
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
+    assert (checked.returncode, checked.stderr) == (0, b"")
+
+
+async def test_the_log_is_bounded_by_events_and_bytes(start: Start, worker: Worker) -> None:
+    by_events, by_bytes = await start(SSE_REPLAY_MAX_EVENTS="7"), await start(SSE_REPLAY_MAX_BYTES="8KiB")
+    for number in range(100):
+        last = await worker.publish("started", f"op-{number}")
+    for gateway in (by_events, by_bytes):
+        await gateway.read(last)
+    assert await by_events.metric("log_events") == 7
+    assert 4096 < await by_bytes.metric("log_bytes") <= 8192
+
+
+async def test_drain_tells_every_stream_its_place_and_refuses_new_ones(
+    worker: Worker, shared_redis: RedisServer, session: aiohttp.ClientSession
+) -> None:
+    settings = {"SSE_REDIS_URL": shared_redis.url, "SSE_STREAM": worker.key, "SSE_DRAIN": "2s"}
+    async with running(session, **settings) as gateway:
+        await gateway.server.ready()
+        async with AsyncExitStack() as stack:
+            streams = [await stack.enter_async_context(gateway.stream("/api/projects/p-1/stream")) for _ in range(20)]
+            for stream in streams:
+                await stream.read()
+            elsewhere = await worker.publish("started", "op-2", "p-2")
+            await gateway.read(elsewhere)
+            gateway.server.stop()
+            await asyncio.sleep(0)
+            async with gateway.stream("/api/projects/stream") as refused:
+                assert await refused.rest() == []
+                assert refused.parser.comments == ["this replica is going away: come back"]
+            assert (await gateway.get("/api/projects/stream")).headers["Retry-After"] == "3"
+            async with session.get(gateway.admin + "/readyz") as response:
+                assert response.status == 503
+            began = time.monotonic()
+            ended = []
+
+            async def rest(stream: Stream) -> None:
+                assert await stream.rest() == []
+                assert stream.parser.last_event_id == elsewhere
+                ended.append(time.monotonic() - began)
+
+            await asyncio.gather(*map(rest, streams))
+    ended.sort()
+    gaps = [later - sooner for sooner, later in itertools.pairwise(ended)]
+    assert max(gaps) < 1.0
+    assert 1.0 < ended[-1] < 2.5
+
+
+async def test_redis_away_and_back_loses_and_repeats_nothing(
+    own_redis: RedisServer, session: aiohttp.ClientSession
+) -> None:
+    own_redis.stop()
+    redis = RedisServer("--appendonly", "yes", "--appendfsync", "always", port=own_redis.port).start()
+    worker = Worker(redis.url, "github:sync:events")
+    try:
+        async with running(session, SSE_REDIS_URL=redis.url) as gateway:
+            await gateway.server.ready()
+            async with gateway.stream("/api/projects/stream") as stream:
+                ids: list[str] = []
+                seen: list[Message] = []
+                for _ in range(3):
+                    ids += [await worker.publish("started", f"op-{number}") for number in range(20)]
+                    redis.kill()
+                    await worker.redis.connection_pool.disconnect()
+                    async with session.get(gateway.admin + "/readyz") as response:
+                        assert response.status == 200
+                    redis.start()
+                    ids.append(await worker.publish("started", "after"))
+                    seen += await stream.until_id(ids[-1], timeout=20)
+                assert [message.last_event_id for message in seen] == ids
+            assert await gateway.metric("redis_reconnects_total") >= 3
+    finally:
+        await worker.redis.aclose()
+        redis.stop()
+
+
+@pytest.mark.parametrize("how", ["DEL", "FLUSHALL", "backwards"])
+async def test_a_reset_is_told_and_reading_goes_on(
+    own_redis: RedisServer, session: aiohttp.ClientSession, how: str
+) -> None:
+    worker = Worker(own_redis.url, "github:sync:events")
+    async with running(session, SSE_REDIS_URL=own_redis.url) as gateway:
+        await gateway.server.ready()
+        async with gateway.stream("/api/projects/stream") as stream:
+            before = [await worker.publish("started", f"op-{number}") for number in range(3)]
+            await stream.until_id(before[-1])
+            if how == "backwards":  # what a promoted replica without the newest entries looks like
+                async with worker.redis.pipeline(transaction=True) as pipe:
+                    pipe.delete(worker.key)
+                    pipe.xadd(worker.key, _entry("kept"), id=before[0])
+                    pipe.xadd(worker.key, _entry("new"))
+                    kept, new = (await pipe.execute())[1:]
+            else:
+                await worker.redis.execute_command(how, *([worker.key] if how == "DEL" else []))
+                kept, new = None, None
+            gap = await stream.next()
+            assert (gap.type, gap.json["reason"], gap.json["lastEventId"]) == ("replay_gap", "reset", before[-1])
+            assert gap.json["oldestId"] == kept
+            if new is not None:
+                assert [message.last_event_id for message in await stream.until_id(new)] == [kept, new]
+            live = await worker.publish("started", "op-9")
+            assert (await stream.next()).last_event_id == live
+        assert await gateway.metric("replay_gaps_total", reason="reset") == 1
+    await worker.redis.aclose()
+
+
+def _entry(operation: str) -> dict[str, str]:
+    data = {"operationId": operation, "projectId": "p-1", "direction": "to_github"}
+    return {"type": "github_sync_started", "data": json.dumps(data)}
+
+
+async def test_trimming_is_no_reset(gateway: Gateway, worker: Worker) -> None:
+    async with gateway.stream("/api/projects/stream") as stream:
+        ids = [await worker.publish("started", f"op-{number}") for number in range(5)]
+        await stream.until_id(ids[-1])
+        await worker.redis.xtrim(worker.key, maxlen=0, approximate=False)
+        assert await stream.quiet(1.5)
+    async with gateway.stream("/api/projects/stream", last_event_id=ids[1]) as stream:
+        assert [message.last_event_id for message in await stream.until_id(ids[-1])] == ids[2:]
+
+
+async def test_a_key_of_another_type_is_waited_out(
+    worker: Worker, shared_redis: RedisServer, session: aiohttp.ClientSession
+) -> None:
+    await worker.redis.set(worker.key, "not a stream")
+    async with running(session, SSE_REDIS_URL=shared_redis.url, SSE_STREAM=worker.key) as gateway:
+        await asyncio.sleep(0.3)
+        assert await gateway.metric("redis_up") == 0
+        await worker.redis.delete(worker.key)
+        id = await worker.publish("started")
+        async with asyncio.timeout(10):
+            await gateway.server.ready()
+        await gateway.read(id)
