@@ -8,12 +8,13 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from gateway import frame, schema
 from gateway.cursor import Cursor, Slice
 from gateway.event import ZERO, EntryId, Event, format_id, parse_id
 from gateway.hub import TICK, Hub, stalled_advice
+from gateway.pager import Pager
 from gateway.scope import Scope
 from gateway.topic import Operation
 
@@ -22,19 +23,12 @@ HIGH_WATER: Final = 64 * 1024
 """Bytes waiting in the transport above which a client is lagging."""
 
 
-class Pages(Protocol):
-    """Where events are read that memory no longer holds (reader.Pager)."""
-
-    async def page(self, cursor: EntryId) -> Any: ...
-    async def end(self) -> EntryId: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What all connections share. Times in seconds."""
 
     hub: Hub
-    pages: Pages
+    pager: Pager
     heartbeat: float
     slow_client_timeout: float
 
@@ -86,8 +80,6 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None  # reads what memory doesn't hold; nothing is written beside it
         self._writable: asyncio.Future[None] | None = None
 
-    # What the transport calls.
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
@@ -120,8 +112,6 @@ class Connection(asyncio.Protocol):
         self._stop()
         self._terms.hub.leave(self)
         self._on_close(self._reason)
-
-    # What the hub calls.
 
     def deliver(self, frames: bytes, events: Sequence[Event], now: float) -> bool:
         if self.scope.kind == "operation" and any(event.terminal for event in events):
@@ -179,7 +169,8 @@ class Connection(asyncio.Protocol):
         else:
             self._stuck = None
             if now - self._sent_at >= self._terms.heartbeat and not self._reason:
-                self._write(self._heartbeat())
+                newer = self._live and self._terms.hub.history.newest > self._cursor.told
+                self._write(frame.place(self._cursor.catch_up()) if newer else frame.COMMENT)
             due = self._sent_at + self._terms.heartbeat
         return self._earlier(due)
 
@@ -198,8 +189,6 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         self._transport.abort()
-
-    # Its own.
 
     def _open(self) -> None:
         history, cursor = self._terms.hub.history, self._cursor
@@ -240,11 +229,6 @@ class Connection(asyncio.Protocol):
         self._sent_at = time.monotonic()
         self._transport.write(frames if self._chunked else frame.unchunk(frames))
 
-    def _heartbeat(self) -> bytes:
-        if not self._live or self._terms.hub.history.newest <= self._cursor.told:
-            return frame.COMMENT
-        return frame.place(self._cursor.catch_up())
-
     def _go_live(self) -> None:
         if not self._live:
             hub = self._terms.hub
@@ -284,7 +268,7 @@ class Connection(asyncio.Protocol):
     async def _await_id(self, id: EntryId) -> None:
         """An id that is newer than all that was read: either another replica has read further, or nobody knows it."""
         history = self._terms.hub.history
-        if id > await self._terms.pages.end():
+        if id > await self._terms.pager.end():
             self._gap(format_id(id), "unknown", history.oldest())
         else:
             while id > history.newest:
@@ -294,7 +278,7 @@ class Connection(asyncio.Protocol):
         """Follows the cursor through Redis until memory covers it again."""
         history, cursor = self._terms.hub.history, self._cursor
         while not cursor.covered():
-            page = await self._terms.pages.page(cursor.at)
+            page = await self._terms.pager.page(cursor.at)
             earliest = self._from == EARLIEST and not cursor.at
             if not earliest and (page.oldest is None or cursor.at < page.oldest):
                 known = [id for id in (page.oldest, history.oldest()) if id is not None]

@@ -202,16 +202,28 @@ class History:
             self._pinned -= len(event.frame) + OVERHEAD
 
     def _trim(self) -> None:
-        log, horizon = self._log, (self.newest >> 64) - self._max_age_ms
+        horizon = (self.newest >> 64) - self._max_age_ms
+        while self._forget_one(horizon) or self._evict_one(horizon):
+            pass
+
+    def _forget_one(self, horizon: int) -> bool:
         for quiet in self._quiet:
-            while quiet and (
+            if quiet and (
                 len(quiet) > self._max_events
                 or self._pinned > self._max_bytes // 2
                 or next(iter(quiet.values())).newest >> 64 < horizon
             ):
                 self._forget(quiet.popitem(last=False)[1])
-        while log and (len(log) > self._max_events or self.bytes > self._max_bytes or log.first().id >> 64 < horizon):
+                return True
+        return False
+
+    def _evict_one(self, horizon: int) -> bool:
+        log = self._log
+        over = len(log) > self._max_events or self.bytes > self._max_bytes
+        if log and (over or log.first().id >> 64 < horizon):
             self._evict()
+            return True
+        return False
 
     def _evict(self) -> None:
         event = self._log.first()

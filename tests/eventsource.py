@@ -28,7 +28,7 @@ class Message:
 
 @dataclass
 class Parser:
-    """Feed it bytes; it keeps `last_event_id` and `retry` as a browser does, and collects `comments` and `ids` beside."""
+    """Feed it bytes: it keeps `last_event_id` and `retry` as a browser does, and collects `comments` and `ids`."""
 
     last_event_id: str = ""
     retry: int | None = None

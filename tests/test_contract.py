@@ -257,16 +257,14 @@ async def test_the_first_bytes_are_a_spread_retry(start: Start) -> None:
 
 
 async def test_a_frame_is_id_event_and_one_line_of_compact_json(gateway: Gateway, worker: Worker) -> None:
-    data = '{ "operationId": "op-123",\n "projectId": "proj-456", "percent": 45, "message": "Creating tree…\\n", "timestamp": "t" }'
+    data = '{ "operationId": "op-123",\n "projectId": "proj-456", "percent": 45, "message": "…\\n", "timestamp": "t" }'
     async with gateway.stream("/api/projects/stream") as stream:
         await stream.read()
         id = await worker.raw(type="github_sync_progress", data=data)
         frame = b""
         while not frame.endswith(b"}\n\n"):
             frame += await stream.response.content.readany()
-        compact = (
-            '{"operationId":"op-123","projectId":"proj-456","percent":45,"message":"Creating tree…\\n","timestamp":"t"}'
-        )
+        compact = '{"operationId":"op-123","projectId":"proj-456","percent":45,"message":"…\\n","timestamp":"t"}'
         assert frame.decode().endswith(f"id: {id}\nevent: github_sync_progress\ndata: {compact}\n\n")
 
 

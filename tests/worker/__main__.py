@@ -1,4 +1,4 @@
-"""The sample worker: `python -m tests.worker`. Syncs again and again, with pauses, and writes what happens to the stream.
+"""The sample worker: `python -m tests.worker`. Syncs again and again, with pauses, and writes what happens.
 
 Environment: SSE_REDIS_URL, SSE_STREAM, REPO (a repository to sync a copy of), PAUSE (seconds), ROUNDS (0 = for ever).
 """
