@@ -19,7 +19,7 @@ from gateway.config import Config, ConfigError
 from gateway.logs import Limited
 from gateway.scope import Scope
 
-ASYMMETRIC: Final = ("RS256", "ES256", "EdDSA")
+ASYMMETRIC: Final[tuple[str, ...]] = ("RS256", "ES256", "EdDSA")
 JWKS_TIMEOUT: Final = 5.0
 JWKS_MAX_BYTES: Final = 256 * 1024
 JWKS_MAX_AGE: Final = 600.0
@@ -90,15 +90,17 @@ class Verifier:
         self._audience = config.jwt_audience or None
         self._jwks = KeySet(config.jwks_url) if config.jwks_url else None
         self._cache: dict[str, Grant] = {}
-        self._key: Any = config.jwt_secret
-        self._algorithms: tuple[str, ...] = ("HS256",)
-        if config.jwt_secret and len(config.jwt_secret.encode()) < 32:
-            _log.warning("SSE_JWT_SECRET is shorter than 32 bytes: it can be guessed (RFC 7518 section 3.2)")
+        self._key: Any = None
+        self._algorithms = ASYMMETRIC
         if config.jwt_public_key:
             self._key, algorithm = _public_key(config.jwt_public_key)
             self._algorithms = (algorithm,)
-        elif self._jwks is not None:
-            self._algorithms = ASYMMETRIC
+        elif config.jwt_secret:
+            self._key, self._algorithms = config.jwt_secret, ("HS256",)
+            if len(config.jwt_secret.encode()) < 32:
+                _log.warning("SSE_JWT_SECRET is shorter than 32 bytes: it can be guessed (RFC 7518 section 3.2)")
+        elif self._jwks is None:
+            raise ConfigError("SSE_AUTH=jwt has no key")
 
     async def verify(self, token: str) -> Grant:
         """Raises InvalidToken. Waits only for a key set that has to be fetched."""

@@ -93,9 +93,12 @@ def _http_url(text: str) -> str:
 def _file(text: str) -> str:
     try:
         with open(text, encoding="ascii") as file:
-            return file.read()
+            content = file.read()
     except OSError as error:
         raise ValueError(error.strerror) from None
+    if not content.strip():
+        raise ValueError("it is empty")
+    return content
 
 
 def _origins(text: str) -> tuple[str, ...]:

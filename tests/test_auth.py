@@ -252,7 +252,7 @@ async def test_tokens_never_reach_a_log(guarded: Gateway, caplog: pytest.LogCapt
     caplog.set_level("DEBUG")
     good = token()
     for sent in (good, good[:-3]):
-        await guarded.get(f"/api/projects/p-1/stream?access_token={sent}&follow=%ff", Authorization=f"Bearer {sent}")
+        await guarded.get(f"/api/operations/x?access_token={sent}&follow=%ff", Authorization=f"Bearer {sent}")
     reader, writer = await asyncio.open_connection("127.0.0.1", guarded.port)
     writer.write(f"GET /?access_token={good} BROKEN\r\n\r\n".encode())
     await reader.read()
