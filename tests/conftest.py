@@ -68,11 +68,20 @@ _MINIMUM: dict[str, dict[str, Any]] = {
 }
 
 
+@asynccontextmanager
+async def working(url: str, key: str = "github:sync:events") -> AsyncIterator[Worker]:
+    """A worker whose connections are closed whatever happens."""
+    writer = Worker(url, key)
+    try:
+        yield writer
+    finally:
+        await writer.redis.aclose()
+
+
 @pytest.fixture
 async def worker(shared_redis: RedisServer) -> AsyncIterator[Worker]:
-    writer = Worker(shared_redis.url, f"events:{next(_numbers)}")
-    yield writer
-    await writer.redis.aclose()
+    async with working(shared_redis.url, f"events:{next(_numbers)}") as writer:
+        yield writer
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 import aiohttp
 import pytest
 
-from tests.conftest import Gateway, Start, Worker, running
+from tests.conftest import Gateway, Start, Worker, running, working
 from tests.eventsource import Message, Stream
 from tests.redis_server import RedisServer, free_port
 
@@ -717,9 +717,8 @@ async def test_redis_away_and_back_loses_and_repeats_nothing(
 ) -> None:
     own_redis.stop()
     redis = RedisServer("--appendonly", "yes", "--appendfsync", "always", port=own_redis.port).start()
-    worker = Worker(redis.url, "github:sync:events")
     try:
-        async with running(session, SSE_REDIS_URL=redis.url) as gateway:
+        async with working(redis.url) as worker, running(session, SSE_REDIS_URL=redis.url) as gateway:
             await gateway.server.ready()
             async with gateway.stream("/api/projects/stream") as stream:
                 ids: list[str] = []
@@ -736,7 +735,6 @@ async def test_redis_away_and_back_loses_and_repeats_nothing(
                 assert [message.last_event_id for message in seen] == ids
             assert await gateway.metric("redis_reconnects_total") >= 3
     finally:
-        await worker.redis.aclose()
         redis.stop()
 
 
@@ -744,8 +742,7 @@ async def test_redis_away_and_back_loses_and_repeats_nothing(
 async def test_a_reset_is_told_and_reading_goes_on(
     own_redis: RedisServer, session: aiohttp.ClientSession, how: str
 ) -> None:
-    worker = Worker(own_redis.url, "github:sync:events")
-    async with running(session, SSE_REDIS_URL=own_redis.url) as gateway:
+    async with working(own_redis.url) as worker, running(session, SSE_REDIS_URL=own_redis.url) as gateway:
         await gateway.server.ready()
         async with gateway.stream("/api/projects/stream") as stream:
             before = [await worker.publish("started", f"op-{number}") for number in range(3)]
@@ -754,7 +751,7 @@ async def test_a_reset_is_told_and_reading_goes_on(
                 async with worker.redis.pipeline(transaction=True) as pipe:
                     pipe.delete(worker.key)
                     pipe.xadd(worker.key, _entry("kept"), id=before[0])
-                    pipe.xadd(worker.key, _entry("new"))
+                    pipe.xadd(worker.key, _entry("new"), id=f"{int(before[-1].partition('-')[0]) + 5}-0")
                     kept, new = (await pipe.execute())[1:]
             else:
                 await worker.redis.execute_command(how, *([worker.key] if how == "DEL" else []))
@@ -767,7 +764,6 @@ async def test_a_reset_is_told_and_reading_goes_on(
             live = await worker.publish("started", "op-9")
             assert (await stream.next()).last_event_id == live
         assert await gateway.metric("replay_gaps_total", reason="reset") == 1
-    await worker.redis.aclose()
 
 
 def _entry(operation: str) -> dict[str, str]:

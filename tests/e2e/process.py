@@ -13,14 +13,14 @@ import urllib.request
 class Process:
     """`python -m gateway` on free ports; `url` and `admin` from the line it prints."""
 
-    def __init__(self, *, port: int = 0, **settings: str) -> None:
+    def __init__(self, **settings: str) -> None:
+        self.popen: subprocess.Popen[str] | None = None
         self.settings = {
             "SSE_AUTH": "none",
-            "SSE_LISTEN": f"127.0.0.1:{port}",
+            "SSE_LISTEN": "127.0.0.1:0",
             "SSE_ADMIN_LISTEN": "127.0.0.1:0",
             "SSE_DRAIN": "1s",
         } | settings
-        self.start()
 
     def start(self) -> None:
         """Starts it (again), on the port it had before."""
@@ -61,8 +61,9 @@ class Process:
         return self.popen.returncode, stderr
 
     def kill(self) -> None:
-        self.popen.kill()
-        self.popen.communicate()
+        if self.popen is not None and self.popen.returncode is None:
+            self.popen.kill()
+            self.popen.communicate()
 
     def stop(self) -> tuple[int, str]:
         self.signal(signal.SIGTERM)

@@ -15,7 +15,7 @@ import pytest
 import gateway
 from gateway.config import VARIABLES
 from tests.conftest import Worker
-from tests.e2e.process import Process
+from tests.e2e.conftest import Launch
 from tests.eventsource import connect
 from tests.redis_server import RedisServer
 
@@ -63,8 +63,12 @@ def test_a_taken_port_is_said(shared_redis: RedisServer) -> None:
     assert "address already in use" in done.stderr
 
 
-async def test_sigterm_drains_and_exits_0_with_json_lines(worker: Worker, shared_redis: RedisServer) -> None:
-    process = Process(SSE_REDIS_URL=shared_redis.url, SSE_STREAM=worker.key, SSE_HEARTBEET="1s", SSE_DRAIN="500ms")
+async def test_sigterm_drains_and_exits_0_with_json_lines(
+    worker: Worker, shared_redis: RedisServer, launch: Launch
+) -> None:
+    process = await asyncio.to_thread(
+        launch, SSE_REDIS_URL=shared_redis.url, SSE_STREAM=worker.key, SSE_HEARTBEET="1s", SSE_DRAIN="500ms"
+    )
     async with aiohttp.ClientSession() as session:
         first = await worker.publish("started")
         async with connect(session, process.url + "/api/projects/stream") as stream:
@@ -80,8 +84,8 @@ async def test_sigterm_drains_and_exits_0_with_json_lines(worker: Worker, shared
     assert any("SSE_HEARTBEET" in line["message"] for line in lines)
 
 
-async def test_a_second_sigterm_exits_at_once(worker: Worker, shared_redis: RedisServer) -> None:
-    process = Process(SSE_REDIS_URL=shared_redis.url, SSE_STREAM=worker.key, SSE_DRAIN="60s")
+async def test_a_second_sigterm_exits_at_once(worker: Worker, shared_redis: RedisServer, launch: Launch) -> None:
+    process = await asyncio.to_thread(launch, SSE_REDIS_URL=shared_redis.url, SSE_STREAM=worker.key, SSE_DRAIN="60s")
     async with aiohttp.ClientSession() as session, connect(session, process.url + "/api/projects/stream") as one:
         await one.read()
         async with connect(session, process.url + "/api/projects/stream") as two:
@@ -98,11 +102,13 @@ async def test_a_second_sigterm_exits_at_once(worker: Worker, shared_redis: Redi
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-async def test_it_runs_without_uvloop_too(worker: Worker, shared_redis: RedisServer, loop: str, tmp_path: Path) -> None:
+async def test_it_runs_without_uvloop_too(
+    worker: Worker, shared_redis: RedisServer, launch: Launch, loop: str, tmp_path: Path
+) -> None:
     hidden = {} if loop == "uvloop" else {"PYTHONPATH": f"{tmp_path}:."}
     if hidden:
         (tmp_path / "uvloop.py").write_text("raise ImportError")
-    process = Process(SSE_REDIS_URL=shared_redis.url, SSE_STREAM=worker.key, **hidden)
+    process = await asyncio.to_thread(launch, SSE_REDIS_URL=shared_redis.url, SSE_STREAM=worker.key, **hidden)
     async with aiohttp.ClientSession() as session, connect(session, process.url + "/api/projects/p-1/stream") as stream:
         ids = [await worker.publish("progress", f"op-{number}", message="x" * 1000) for number in range(2000)]
         seen = await stream.until_id(ids[-1], timeout=20)

@@ -9,7 +9,7 @@ import socket
 import time
 
 from tests.conftest import Worker
-from tests.e2e.process import Process
+from tests.e2e.conftest import Launch
 from tests.redis_server import RedisServer
 
 CLIENTS = int(os.environ.get("CLIENTS", "1000"))
@@ -68,12 +68,12 @@ class Client:
 
 
 async def test_a_thousand_clients_come_and_go_and_each_sees_the_whole_stream(
-    worker: Worker, shared_redis: RedisServer
+    worker: Worker, shared_redis: RedisServer, launch: Launch
 ) -> None:
     began = int(time.time() * 1000)
     begin = await worker.publish("started", "op-begin", id=f"{began}-0")
     stream = [(f"{began}-{number}".encode(), b"github_sync_started") for number in range(1, EVENTS + 1)]
-    process = await asyncio.to_thread(Process, SSE_REDIS_URL=shared_redis.url, SSE_STREAM=worker.key)
+    process = await asyncio.to_thread(launch, SSE_REDIS_URL=shared_redis.url, SSE_STREAM=worker.key)
     clients = [Client(process.port, begin.encode(), stream) for _ in range(CLIENTS)]
     tasks = [asyncio.create_task(client.follow()) for client in clients]
     for number in range(0, EVENTS, 50):
