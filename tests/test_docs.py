@@ -1,0 +1,50 @@
+"""A setting, a metric, a file or a link without documentation fails here."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway.config import VARIABLES
+from gateway.metrics import Metrics
+from tests.test_imports import ORDER
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `(SSE_\w+)` \| (?:`([^`]*)`)? *\|", README, re.MULTILINE))
+    assert rows == {name: variable.default for name, variable in VARIABLES.items()}
+
+
+def test_every_metric_is_documented_with_its_type() -> None:
+    rows = dict(re.findall(r"^\| `(sse_gateway_\w+)` \| (\w+) \|", README, re.MULTILINE))
+    families = Metrics().collect()
+    assert rows == {family.name + ("_total" if family.type == "counter" else ""): family.type for family in families}
+
+
+def test_every_make_target_is_real() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = set(re.findall(r"`make (\w+)`", README + (ROOT / "CHANGELOG.md").read_text()))
+    assert {"run", "test", "check", "lock"} <= named
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("name", ["README.md", "gateway/README.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    path = ROOT / name
+    for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / link).exists(), link
+
+
+def test_the_house_is_described_as_it_stands() -> None:
+    text = (ROOT / "gateway" / "README.md").read_text(encoding="utf-8")
+    layers = text[text.index("## The layers") : text.index("## The words")]
+    assert re.findall(r"`(\w+)`", layers.partition("| |\n")[2]) == ORDER
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "gateway").glob("*.py")), ids=lambda path: path.stem)
+def test_every_module_says_what_it_owns(path: Path) -> None:
+    assert path.read_text(encoding="utf-8").startswith('"""')
