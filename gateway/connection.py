@@ -163,8 +163,7 @@ class Connection(asyncio.Protocol):
             if self._stuck is None or waiting < self._stuck[0]:
                 self._stuck = waiting, now
             elif now - self._stuck[1] >= self._terms.slow_client_timeout:
-                self._reason = self._reason or "slow"
-                self.abort()
+                self.abort("slow")
             due = self._stuck[1] + self._terms.slow_client_timeout
         else:
             self._stuck = None
@@ -187,7 +186,8 @@ class Connection(asyncio.Protocol):
             self._transport.write(frame.LAST_CHUNK)
         self._transport.close()
 
-    def abort(self) -> None:
+    def abort(self, reason: str) -> None:
+        self._reason = self._reason or reason
         self._transport.abort()
 
     def _open(self) -> None:
@@ -256,7 +256,9 @@ class Connection(asyncio.Protocol):
     def _done(self, task: asyncio.Task[None]) -> None:
         if task is self._task:
             self._task = None
-            task.result()  # a failure here is a bug: the loop's exception handler logs it
+            if task.exception() is not None:
+                self.abort("error")
+                task.result()  # raises into the loop's exception handler, which logs it: a bug
             self.pump()
 
     def _stop(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 from contextlib import suppress
 
@@ -25,6 +26,8 @@ from gateway.shaping import Shaper
 
 KEEPALIVE: float = 75.0
 """Seconds that a connection may wait between requests, or for its first."""
+SPARE_FILES: int = 64
+"""File descriptors for all that is no stream."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class Server:
 
     async def start(self) -> None:
         """Listens, and begins to load the history; readiness follows."""
+        self._raise_file_limit()
         for runner, (host, port) in ((self._public, self._config.listen), (self._admin, self._config.admin_listen)):
             await runner.setup()
             await web.TCPSite(runner, host, port, backlog=4096, reuse_address=True).start()
@@ -98,7 +102,7 @@ class Server:
     async def close(self) -> None:
         """Ends everything at once."""
         for subscriber in list(self.hub.subscribers):
-            subscriber.abort()
+            subscriber.abort("drain")
         for task in self._tasks:
             task.cancel()
             with suppress(asyncio.CancelledError, Exception):
@@ -111,6 +115,14 @@ class Server:
 
     def _ready(self) -> bool:
         return self._reader.ready.is_set() and not self._stopping.is_set()
+
+    def _raise_file_limit(self) -> None:
+        """A stream is a file descriptor: takes all that the system allows, and says when that is too few."""
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        if most != resource.RLIM_INFINITY and most < self._config.max_connections + SPARE_FILES:
+            message = "SSE_MAX_CONNECTIONS=%d, but only %d file descriptors are allowed: raise ulimit -n"
+            _log.warning(message, self._config.max_connections, most)
 
     @staticmethod
     def _runner(app: web.Application) -> web.AppRunner:
