@@ -98,6 +98,39 @@ _PYTHON: Final[Mapping[str, tuple[type, ...]]] = {
 }
 
 
+def json_schema() -> dict[str, Any]:
+    """The contract's two tables as JSON Schema 2020-12: an entry's fields, and under `$defs` the data of each type."""
+    id = {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": ID_MAX_LENGTH,
+        "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]*$",
+    }
+    common = {"operationId": id, "projectId": id, "timestamp": {"type": "string", "format": "date-time"}}
+    data = {
+        type: {
+            "type": "object",
+            "required": ["operationId", "projectId", *rules["required"]],
+            "properties": common | rules["properties"],
+        }
+        for type, rules in DATA.items()
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "https://example.com/sse-gateway/schema.json",
+        "title": "An entry of the sync event stream; data is a JSON text whose object is one of $defs",
+        "type": "object",
+        "required": ["type", "data"],
+        "properties": {
+            "buildId": {"type": "string"},
+            "type": {"type": "string", "pattern": f"^{TYPE_PATTERN}$"},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+            "timestamp": {"type": "string", "format": "date-time"},
+        },
+        "$defs": data,
+    }
+
+
 def is_terminal(type: str, data: Mapping[str, Any]) -> bool:
     """Whether this event ends its operation: `completed`, and `failed` unless `retryable` is true."""
     return type == COMPLETED or (type == FAILED and data.get("retryable") is not True)

@@ -1,0 +1,177 @@
+"""The kit for asyncio: one task sends, so that a sync never waits for Redis."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+from gateway.producer.core import Attempt, Entry, Outbox, Trim, log
+from gateway.producer.errors import github_error
+
+BACKOFF: Final = (0.05, 2.0)
+"""Seconds before the first new try, and at the most."""
+SKEW_MS: Final = 5000
+"""How far the clocks of a worker and of Redis may be apart."""
+
+
+class AsyncProducer:
+    """Publishes to one stream through a `redis.asyncio` client (only `execute_command` is asked of it).
+
+    `limit` bounds the events kept while Redis is away, `patience` the seconds that one XADD may take, `flush` those
+    that closing waits. `classify` makes the standard error of an exception.
+    """
+
+    def __init__(
+        self,
+        redis: Any,
+        *,
+        stream: str = "github:sync:events",
+        trim: Trim | None = None,
+        limit: int = 1000,
+        patience: float = 2.0,
+        flush: float = 5.0,
+        classify: Callable[[BaseException], dict[str, Any]] = github_error,
+    ) -> None:
+        self._redis = redis
+        self._stream = stream
+        self._trim = trim or Trim()
+        self._patience = patience
+        self._flush = flush
+        self._outbox = Outbox(limit)
+        self._wake = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._task: asyncio.Task[None] | None = None
+        self.classify = classify
+
+    @property
+    def dropped(self) -> int:
+        """Events that never reached Redis."""
+        return self._outbox.dropped
+
+    def operation(
+        self, operation_id: str, project_id: str, *, direction: str, sync_mode: str | None = None
+    ) -> "AsyncOperation":
+        attempt = Attempt(operation_id, project_id, direction, sync_mode, self._emit, time.monotonic, time.time)
+        return AsyncOperation(attempt, self.classify)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Waits at most `flush` seconds for what is still to be sent; the rest is counted and logged."""
+        try:
+            async with asyncio.timeout(self._flush):
+                await self._empty.wait()
+        except TimeoutError:
+            log.error("%d events were not published: Redis is away", self._outbox.give_up())
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def _emit(self, entry: Entry) -> None:
+        self._outbox.add(entry)
+        self._empty.clear()
+        self._wake.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._send())
+
+    async def _send(self) -> None:
+        delay, doubtful = BACKOFF[0], 0.0
+        while True:
+            if not self._outbox:
+                self._empty.set()
+                self._wake.clear()
+                await self._wake.wait()
+            entry = self._outbox.first()
+            began = time.time()
+            try:
+                async with asyncio.timeout(self._patience):
+                    if not doubtful or not await self._is_there(entry, doubtful):
+                        await self._redis.execute_command(*entry.command(self._stream, self._trim, began))
+                self._outbox.remove(entry)
+                delay, doubtful = BACKOFF[0], 0.0
+            except Exception as error:  # whatever the client raises: the sync must not notice
+                log.warning("an event waits for Redis: %s: %s", type(error).__name__, error)
+                doubtful = doubtful or began
+                await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+                delay = min(delay * 2, BACKOFF[1])
+
+    async def _is_there(self, entry: Entry, since: float) -> bool:
+        """Whether an XADD whose reply was lost has arrived all the same: it must not be published twice."""
+        reply = await self._redis.execute_command("XRANGE", self._stream, f"{int(since * 1000) - SKEW_MS}-0", "+")
+        return was_written(entry, reply)
+
+
+def was_written(entry: Entry, reply: Any) -> bool:
+    """Whether an XRANGE reply, in whatever form the client parses it, holds the entry's own `data`."""
+    data = entry.fields[entry.fields.index("data") + 1]
+    for _, fields in reply:
+        values = fields.values() if isinstance(fields, dict) else fields
+        if any(value in (data, data.encode()) for value in values):
+            return True
+    return False
+
+
+class AsyncOperation:
+    """One sync. Leaving the block publishes the terminal event, exactly once, and lets any exception go on."""
+
+    def __init__(self, attempt: Attempt, classify: Callable[[BaseException], dict[str, Any]]) -> None:
+        self._attempt = attempt
+        self._classify = classify
+
+    async def __aenter__(self) -> Self:
+        self._attempt.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exception: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if exception is None:
+            self._attempt.complete()
+        else:
+            self._attempt.fail(ended_by(exception, self._classify))
+
+    async def progress(self, percent: float, message: str, *, step: str | None = None) -> None:
+        """Tells how far it is, 0-100; left out when it moved less than 5 points within a second. Never waits."""
+        self._attempt.progress(percent, message, step)
+
+    async def conflict(
+        self,
+        paths: Sequence[str],
+        *,
+        strategy: str,
+        resolution_required: bool | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Tells of files changed on both sides; `strategy` is github_wins, local_wins or manual_review."""
+        self._attempt.conflict(paths, strategy, resolution_required, details)
+
+    def result(self, **members: Any) -> None:
+        """What `completed` will say: files_changed, insertions, deletions, commit_sha, pr_url, branch_name."""
+        self._attempt.result(**camel(members))
+
+    def failed(self, exception: BaseException) -> None:
+        """Publishes `failed` now, for a sync that handles its exceptions itself."""
+        self._attempt.fail(ended_by(exception, self._classify))
+
+
+def camel(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Python's names as the contract's: files_changed -> filesChanged."""
+    return {
+        head + "".join(word.capitalize() for word in rest): value
+        for (head, *rest), value in ((name.split("_"), value) for name, value in members.items())
+    }
+
+
+def ended_by(exception: BaseException, classify: Callable[[BaseException], dict[str, Any]]) -> dict[str, Any]:
+    """The standard error of what left the block; a sync that was cancelled or interrupted has none of GitHub's."""
+    if isinstance(exception, (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)):
+        return {"error": "The sync was stopped before its end", "error_code": "UNKNOWN", "retryable": False}
+    return classify(exception)

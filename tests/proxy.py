@@ -1,0 +1,64 @@
+"""A TCP proxy that breaks what passes through it, for real sockets on both sides."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal
+
+Mode = Literal["up", "down", "mute"]
+
+
+class Proxy:
+    """`mode` up passes all; down closes every connection at once; mute passes requests on but swallows the replies and
+    closes, so that a client can't know what became of its command."""
+
+    def __init__(self, target: int) -> None:
+        self.mode: Mode = "up"
+        self.port = 0
+        self._target = target
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def cut(self, mode: Mode) -> None:
+        self.mode = mode
+        if mode != "mute":
+            for writer in list(self._writers):
+                writer.transport.abort()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.mode == "down":
+            writer.transport.abort()
+            return
+        onward, target = await asyncio.open_connection("127.0.0.1", self._target)
+        self._writers |= {writer, target}
+        try:
+            async with asyncio.TaskGroup() as pipes:
+                pipes.create_task(self._pipe(reader, target, reply=False))
+                pipes.create_task(self._pipe(onward, writer, reply=True))
+        except* (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self._writers -= {writer, target}
+            writer.transport.abort()
+            target.transport.abort()
+
+    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, reply: bool) -> None:
+        while chunk := await reader.read(65536):
+            if reply and self.mode == "mute":
+                raise ConnectionResetError
+            writer.write(chunk)
+            await writer.drain()
+        raise ConnectionResetError
+
+
+@asynccontextmanager
+async def proxied(target: int) -> AsyncIterator[Proxy]:
+    proxy = Proxy(target)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
+        proxy.cut("down")
+        await asyncio.sleep(0)
