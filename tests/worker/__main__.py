@@ -4,68 +4,66 @@ Environment: SSE_REDIS_URL, SSE_STREAM, REPO (a repository to sync a copy of), P
 """
 
 import itertools
-import json
 import os
 import signal
 import sys
 import tempfile
 import time
 import uuid
-from datetime import UTC, datetime
+from contextlib import suppress
 from pathlib import Path
 
 import redis
 
-from tests.worker.sync import Publish, Sync
+from gateway.producer import Operation, Producer
+from tests.worker.git import GitError
+from tests.worker.sync import Sync
 from tests.worker.workshop import PROTECTED, Workshop
 
-SCENES = ("push", "fetch", "conflict", "not_fast_forward", "protected")
+SCENES = {
+    "push": "to_github",
+    "fetch": "from_github",
+    "conflict": "to_github",
+    "not_fast_forward": "to_github",
+    "protected": "to_github",
+}
 
 
-def publisher(client: redis.Redis, stream: str, project: str, operation: str) -> Publish:
-    """Writes one operation's events by the contract: one XADD each."""
-
-    def publish(type: str, **data: object) -> None:
-        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        body = {"operationId": operation, "projectId": project, "timestamp": stamp} | data
-        fields = {"buildId": f"github-{project}", "type": type, "data": json.dumps(body), "timestamp": stamp}
-        client.xadd(stream, fields, maxlen=100_000, approximate=True)
-
-    return publish
-
-
-def play(scene: str, workshop: Workshop, publish: Publish) -> None:
-    sync = Sync(workshop.project, publish)
-    if scene == "push":
-        workshop.edit(150)
-        sync.to_github(workshop.branch, merge=False)
-    elif scene == "fetch":
-        workshop.colleague_pushes(120)
-        sync.from_github(workshop.branch)
-    elif scene == "conflict":
-        workshop.both_edit(3)
-        sync.to_github(workshop.branch, merge=True)
-    elif scene == "not_fast_forward":
-        workshop.colleague_pushes(5)
-        workshop.edit(40)
-        sync.to_github(workshop.branch, merge=False)
-        workshop.settle()
+def play(scene: str, workshop: Workshop, op: Operation) -> None:
+    if scene == "fetch":
+        Sync(workshop.project, op).from_github(workshop.branch)
     else:
-        workshop.edit(40)
-        sync.to_github(PROTECTED, merge=False)
-        workshop.settle()
+        branch = PROTECTED if scene == "protected" else workshop.branch
+        Sync(workshop.project, op).to_github(branch, merge=scene == "conflict")
+
+
+def prepare(scene: str, workshop: Workshop) -> None:
+    """Puts the repository into the state that the scene is about."""
+    if scene == "conflict":
+        workshop.both_edit(3)
+    if scene in ("fetch", "not_fast_forward"):
+        workshop.colleague_pushes(120 if scene == "fetch" else 5)
+    if scene != "fetch":
+        workshop.edit(150 if scene == "push" else 40)
 
 
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    client = redis.Redis.from_url(os.environ.get("SSE_REDIS_URL") or "redis://127.0.0.1:6379/0")
-    stream = os.environ.get("SSE_STREAM") or "github:sync:events"
+    client = redis.Redis.from_url(os.environ.get("SSE_REDIS_URL") or "redis://127.0.0.1:6379/0", socket_timeout=2)
     pause, rounds = float(os.environ.get("PAUSE", "3")), int(os.environ.get("ROUNDS", "0"))
     repository = os.environ.get("REPO")
-    with tempfile.TemporaryDirectory(prefix="sse-worker-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="sse-worker-") as folder,
+        Producer(client, stream=os.environ.get("SSE_STREAM") or "github:sync:events") as producer,
+    ):
         workshop = Workshop(Path(folder), Path(repository).resolve() if repository else None)
         for number, scene in enumerate(itertools.cycle(SCENES), 1):
-            play(scene, workshop, publisher(client, stream, "sample", f"{scene}-{uuid.uuid4().hex[:8]}"))
+            prepare(scene, workshop)
+            name = f"{scene}-{uuid.uuid4().hex[:8]}"
+            with suppress(GitError), producer.operation(name, "sample", direction=SCENES[scene]) as op:
+                play(scene, workshop, op)
+            if scene in ("not_fast_forward", "protected"):
+                workshop.settle()
             if number == rounds:
                 return
             time.sleep(pause)

@@ -51,10 +51,13 @@ class Workshop:
 
     def colleague_pushes(self, count: int) -> None:
         """Somebody else changes files and pushes them."""
+        self._push_as_colleague(random.sample(range(FILES), count))
+
+    def _push_as_colleague(self, numbers: list[int]) -> None:
         git = Git(self.colleague)
         git("fetch", "--quiet", "origin", self.branch)
         git("reset", "--quiet", "--hard", f"origin/{self.branch}")
-        self._write_files(self.colleague, random.sample(range(FILES), count))
+        self._write_files(self.colleague, numbers)
         git("add", "--all")
         git("commit", "--quiet", "--message", "A colleague's change")
         git("push", "--quiet", "origin", f"HEAD:{self.branch}")
@@ -62,13 +65,7 @@ class Workshop:
     def both_edit(self, count: int) -> None:
         """The same lines of the same files change on both sides: a conflict in waiting."""
         names = random.sample(range(FILES), count)
-        git = Git(self.colleague)
-        git("fetch", "--quiet", "origin", self.branch)
-        git("reset", "--quiet", "--hard", f"origin/{self.branch}")
-        self._write_files(self.colleague, names)
-        git("add", "--all")
-        git("commit", "--quiet", "--message", "A colleague's change of the same files")
-        git("push", "--quiet", "origin", f"HEAD:{self.branch}")
+        self._push_as_colleague(names)
         self._write_files(self.project, names)
 
     def settle(self) -> None:
