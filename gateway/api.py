@@ -14,7 +14,7 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from gateway import frame
+from gateway import frame, ui
 from gateway.auth import EVERYTHING, Grant, InvalidToken, Verifier, find_token
 from gateway.config import Config
 from gateway.connection import Connection, Terms
@@ -77,6 +77,8 @@ class Api:
             for method in ("GET", "HEAD"):
                 resource.add_route(method, handler)
             resource.add_route("OPTIONS", self._preflight)
+        if self._config.ui == "on":
+            ui.add_routes(app)
         return app
 
     async def _operation_stream(self, request: web.Request) -> web.StreamResponse:

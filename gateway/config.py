@@ -195,6 +195,7 @@ VARIABLES: Final[Mapping[str, Variable]] = {
     "SSE_STALLED_AFTER": Variable(
         "5m", duration, _A_DURATION_OR_0, "silence after which an operation counts as stalled; 0 = never"
     ),
+    "SSE_UI": Variable("off", _one_of("on", "off"), "on or off", "whether the live page is served at /"),
     "SSE_LOG_LEVEL": Variable(
         "info", _one_of("debug", "info", "warning", "error"), "debug, info, warning or error", "what is logged"
     ),
@@ -231,6 +232,7 @@ class Config:
     drain: float
     throttle: str
     stalled_after: float
+    ui: str
     log_level: str
     log_format: str
 

@@ -28,6 +28,7 @@ BAD = {
     "SSE_DRAIN": ["20"],
     "SSE_THROTTLE": ["yes"],
     "SSE_STALLED_AFTER": ["never"],
+    "SSE_UI": ["yes"],
     "SSE_LOG_LEVEL": ["loud"],
     "SSE_LOG_FORMAT": ["xml"],
 }

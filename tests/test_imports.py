@@ -13,7 +13,7 @@ ORDER = (
     "schema event scope frame shaping config metrics logs "  # words
     "topic history cursor hub limits "  # state
     "reader pager auth handshake connection "  # edges
-    "api admin "  # faces
+    "ui api admin "  # faces
     "server __main__"  # process
 ).split()
 READING = {"XRANGE", "XREVRANGE", "XREAD", "XINFO"}

@@ -49,6 +49,7 @@ def main() -> None:
             "SSE_LISTEN": f"127.0.0.1:{public}",
             "SSE_ADMIN_LISTEN": f"127.0.0.1:{admin}",
             "SSE_AUTH": "none",
+            "SSE_UI": "on",
             "SSE_LOG_FORMAT": "text",
             "SSE_DRAIN": "1s",
         }
@@ -56,6 +57,7 @@ def main() -> None:
             wait_for(f"http://127.0.0.1:{admin}/readyz", gateway, stop)
             url = f"http://127.0.0.1:{public}"
             print(
+                f"\n  The live page:          {url}/"
                 f"\n  Watch every event:      curl -N {url}/api/projects/stream"
                 f"\n  One project's:          curl -N {url}/api/projects/sample/stream"
                 f"\n  Metrics and readiness:  http://127.0.0.1:{admin}/metrics  http://127.0.0.1:{admin}/readyz"

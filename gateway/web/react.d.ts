@@ -1,0 +1,17 @@
+import type { Status, SyncCompleted, SyncConflict, SyncFailed, WatchOptions } from "./github-sync-events.js";
+
+export interface GitHubSync {
+  status: Status;
+  percent: number;
+  message: string;
+  conflict: SyncConflict | null;
+  error: SyncFailed | null;
+  result: SyncCompleted | null;
+  stalled: boolean;
+}
+
+/** Pass a `token` function that keeps its identity (useCallback), or the stream is opened anew at every render. */
+export declare function useGitHubSync(
+  operationId: string | null | undefined,
+  options?: Pick<WatchOptions, "baseUrl" | "token" | "withCredentials" | "releaseHidden">,
+): GitHubSync;
