@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway import schema
 from gateway.config import VARIABLES
 from gateway.metrics import Metrics
 from tests.test_imports import ORDER
@@ -24,6 +25,11 @@ def test_every_metric_is_documented_with_its_type() -> None:
     assert rows == {family.name + ("_total" if family.type == "counter" else ""): family.type for family in families}
 
 
+def test_every_error_code_has_its_advice() -> None:
+    guide = (ROOT / "gateway" / "web" / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([A-Z_]+)` \|", guide, re.MULTILINE)) == set(schema.ERROR_CODES)
+
+
 def test_every_make_target_is_real() -> None:
     makefile = (ROOT / "Makefile").read_text()
     named = set(re.findall(r"`make (\w+)`", README + (ROOT / "CHANGELOG.md").read_text()))
@@ -32,10 +38,10 @@ def test_every_make_target_is_real() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("name", ["README.md", "gateway/README.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "gateway/README.md", "gateway/web/README.md", "CHANGELOG.md"])
 def test_links_lead_somewhere(name: str) -> None:
     path = ROOT / name
-    for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
         assert (path.parent / link).exists(), link
 
 

@@ -1,0 +1,118 @@
+"""The README's BullMQ worker, the React hook and the types, with the real packages from npm."""
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.conftest import Worker
+from tests.e2e.conftest import Launch
+from tests.eventsource import Stream, connect
+from tests.redis_server import RedisServer
+
+ROOT = Path(__file__).parent.parent.parent
+NPM = ROOT / "tests" / "npm"
+BUILD = NPM / "build"
+
+pytestmark = pytest.mark.skipif(shutil.which("npm") is None, reason="npm (Node.js) is not installed")
+
+
+@pytest.fixture(scope="module")
+def built() -> Path:
+    """Everything transpiled and type-checked: the README's lines, the module's types as a page uses them."""
+    if not (NPM / "node_modules" / "bullmq").exists():
+        flags = ["--no-package-lock", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund"]
+        subprocess.run(["npm", "install", *flags], cwd=NPM, check=True, capture_output=True, timeout=300)
+    shutil.rmtree(BUILD, ignore_errors=True)
+    (BUILD / "web").mkdir(parents=True)
+    [code] = re.findall(r"```ts\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (BUILD / "worker.ts").write_text(code)
+    for name in ("sync.ts", "main.ts", "types.ts"):
+        shutil.copy(NPM / name, BUILD / name)
+    for path in (ROOT / "gateway" / "web").glob("*.js"):
+        shutil.copy(path, BUILD / "web" / path.name)
+    (BUILD / "types.ts").write_text((BUILD / "types.ts").read_text().replace("../../../gateway/web/", "./web/"))
+    for path in (ROOT / "gateway" / "web").glob("*.d.ts"):
+        shutil.copy(path, BUILD / "web" / path.name)
+    options = [
+        "--strict",
+        "--target",
+        "es2022",
+        "--module",
+        "nodenext",
+        "--moduleResolution",
+        "nodenext",
+        "--skipLibCheck",
+    ]
+    tsc = ["node", str(NPM / "node_modules" / "typescript" / "bin" / "tsc"), *options, "main.ts", "types.ts"]
+    done = subprocess.run(tsc, cwd=BUILD, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+    return BUILD
+
+
+async def test_the_readmes_bullmq_worker_is_followed_to_its_ends(
+    built: Path, own_redis: RedisServer, launch: Launch
+) -> None:
+    process = await asyncio.to_thread(launch, SSE_REDIS_URL=own_redis.url)
+    async with aiohttp.ClientSession() as session, connect(session, process.url + "/api/projects/stream") as stream:
+        await stream.until_id("0-0")
+        node = await asyncio.create_subprocess_exec(
+            "node",
+            "main.js",
+            cwd=built,
+            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "REDIS_URL": own_redis.url},
+            stdout=subprocess.PIPE,
+        )
+        out, _ = await asyncio.wait_for(node.communicate(), 60)
+        assert node.returncode == 0
+        ids = dict(line.split() for line in out.decode().splitlines())
+        seen: dict[str, list[str]] = {}
+        await collect(stream, seen, ids)
+    started, completed = "github_sync_started", "github_sync_completed"
+    steps = ["github_sync_progress"] * 5
+    failed = "github_sync_failed"
+    assert seen[ids["works"]] == [started, *steps, completed]
+    assert seen[ids["limps"]] == [started, *steps, f"{failed} retryable", started, *steps, completed]
+    assert seen[ids["breaks"]] == [started, *steps, failed]
+
+
+async def collect(stream: Stream, seen: dict[str, list[str]], ids: dict[str, str]) -> None:
+    while not all(seen.get(id, [""])[-1] in ("github_sync_completed", "github_sync_failed") for id in ids.values()):
+        message = await stream.next()
+        retryable = " retryable" if message.json.get("retryable") else ""
+        seen.setdefault(message.json["operationId"], []).append(message.type + retryable)
+
+
+async def test_the_react_hook_gives_the_state_of_a_sync(
+    built: Path, worker: Worker, shared_redis: RedisServer, launch: Launch
+) -> None:
+    process = await asyncio.to_thread(launch, SSE_REDIS_URL=shared_redis.url, SSE_STREAM=worker.key)
+    node = await asyncio.create_subprocess_exec(
+        "node", "hook.mjs", process.url, "op-1", cwd=NPM, stdout=subprocess.PIPE
+    )
+    states: list[dict] = []
+
+    async def until(**wanted: object) -> None:
+        async with asyncio.timeout(15):
+            while not (states and wanted.items() <= states[-1].items()):
+                line = await node.stdout.readline()
+                assert line, states
+                states.append(json.loads(line))
+
+    await until(status="live")
+    await worker.publish("started")
+    await worker.publish("progress", percent=30, message="Pushing")
+    await until(percent=30, message="Pushing")
+    await worker.publish("failed", retryable=True)
+    await worker.publish("progress", percent=60)
+    await until(percent=60, error=None)
+    await worker.publish("completed", filesChanged=9)
+    await until(status="ended", percent=100)
+    assert states[-1]["result"]["filesChanged"] == 9
+    assert any(state["error"] and state["error"]["retryable"] for state in states)
+    assert await asyncio.wait_for(node.wait(), 10) == 0

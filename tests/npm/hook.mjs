@@ -1,0 +1,17 @@
+// useGitHubSync in real React against a real gateway: prints every state that the hook gives, as JSON lines.
+import { EventSource } from "eventsource";
+globalThis.EventSource = EventSource;
+globalThis.IS_REACT_ACT_ENVIRONMENT = false;
+const { createElement } = await import("react");
+const { create } = await import("react-test-renderer");
+const { useGitHubSync } = await import("./build/web/react.js");
+
+const [baseUrl, operationId] = process.argv.slice(2);
+function Bar() {
+  const state = useGitHubSync(operationId, { baseUrl });
+  console.log(JSON.stringify(state));
+  if (state.status === "ended") setTimeout(() => process.exit(0), 50);
+  return null;
+}
+create(createElement(Bar));
+setTimeout(() => process.exit(1), 20_000);
