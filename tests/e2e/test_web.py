@@ -16,6 +16,7 @@ from tests.conftest import Worker
 from tests.e2e.browser import chromium, needs_chromium
 from tests.e2e.conftest import Launch
 from tests.e2e.process import Process
+from tests.e2e.test_browser import run_worker
 from tests.redis_server import RedisServer
 
 pytestmark = needs_chromium
@@ -202,6 +203,19 @@ async def test_the_page_follows_syncs_through_a_killed_gateway(
     link = page.locator("#recent [data-operation=sync-1] .result a")
     await link.wait_for()
     assert await link.get_attribute("href") == "https://github.com/o/r/pull/1"
+    assert page.wrong == []
+
+
+async def test_the_page_follows_the_sample_workers_real_syncs(
+    browser: Browser, process: Process, worker: Worker, shared_redis: RedisServer
+) -> None:
+    page = await open_page(browser, process.url)
+    await page.wait_for_selector("#light[data-status=live]")
+    await run_worker(shared_redis.url, worker.key, rounds=5)
+    await until(page, "document.querySelectorAll('#recent .completed .result').length === 3")
+    await page.wait_for_selector("#recent [data-operation^=protected] .failure code")
+    await page.wait_for_selector("#running [data-operation^=not_fast_forward] .failure code")
+    await page.wait_for_selector("#recent [data-operation^=conflict] .conflict li >> nth=2")
     assert page.wrong == []
 
 
