@@ -1,5 +1,6 @@
 # make run    the gateway, a real Redis and a worker that syncs a real git repository; Ctrl-C ends it all
 # make test   every test, against a real redis-server
+# make bench  the benchmarks, beside a floor in C and a peer (CASES=…, REPEAT=…)
 # make check  lint, types, import order, docs
 # PYTHON=…    the Python (3.11 or newer) that makes the venv, the first time
 
@@ -8,13 +9,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := .
 
-.PHONY: run test check lock clean
+.PHONY: run test bench check lock clean
 
 run: $(VENV)/ok
 	@$(BIN)/python -m tests.worker.demo
 
 test: $(VENV)/ok
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/ok
+	$(BIN)/python -m tests.bench
 
 check: $(VENV)/ok
 	$(BIN)/ruff format --check .

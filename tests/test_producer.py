@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ FAULTS = st.sampled_from(["up", "up", "down", "mute"])
     syncs=st.lists(st.tuples(st.lists(st.integers(0, 100), max_size=5), ENDINGS), min_size=1, max_size=4),
     faults=st.lists(FAULTS, min_size=1, max_size=6),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_exactly_one_terminal_event_through_every_order_of_ends_and_faults(
     shared_redis: RedisServer, syncs: list[tuple[list[int], str]], faults: list[Any]
 ) -> None:
@@ -146,9 +146,11 @@ def test_exactly_one_terminal_event_through_every_order_of_ends_and_faults(
 
 async def one_terminal_event_each(server: RedisServer, syncs: list[tuple[list[int], str]], faults: list[Any]) -> None:
     key = "events:property"
-    async with proxied(server.port) as proxy:
+    async with proxied(server.port) as proxy, AsyncExitStack() as stack:
         direct = redis.asyncio.Redis.from_url(server.url, decode_responses=True)
-        client = redis.asyncio.Redis(port=proxy.port, socket_timeout=1)
+        client = redis.asyncio.Redis(port=proxy.port)  # with all the retries that redis-py has by default
+        stack.push_async_callback(direct.aclose)
+        stack.push_async_callback(client.aclose)
         await direct.delete(key)
         kit = AsyncProducer(client, stream=key, patience=0.5)
 
@@ -180,8 +182,6 @@ async def one_terminal_event_each(server: RedisServer, syncs: list[tuple[list[in
             ends = [type for type in own if type in (schema.COMPLETED, schema.FAILED)]
             assert ends == [schema.COMPLETED if ending == "success" else schema.FAILED]
             assert own[-1] == ends[0]
-        await client.aclose()
-        await direct.aclose()
 
 
 async def test_a_stopped_redis_is_not_felt_and_every_terminal_event_arrives(own_redis: RedisServer) -> None:

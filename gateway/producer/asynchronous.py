@@ -17,7 +17,7 @@ SKEW_MS: Final = 5000
 
 
 class AsyncProducer:
-    """Publishes to one stream through a `redis.asyncio` client (only `execute_command` is asked of it).
+    """Publishes to one stream through a `redis.asyncio` client, of which it borrows connections.
 
     `limit` bounds the events kept while Redis is away, `patience` the seconds that one XADD may take, `flush` those
     that closing waits. `classify` makes the standard error of an exception.
@@ -94,7 +94,7 @@ class AsyncProducer:
             try:
                 async with asyncio.timeout(self._patience):
                     if not doubtful or not await self._is_there(entry, doubtful):
-                        await self._redis.execute_command(*entry.command(self._stream, self._trim, began))
+                        await self._execute(*entry.command(self._stream, self._trim, began))
                 self._outbox.remove(entry)
                 delay, doubtful = BACKOFF[0], 0.0
             except Exception as error:  # whatever the client raises: the sync must not notice
@@ -105,8 +105,23 @@ class AsyncProducer:
 
     async def _is_there(self, entry: Entry, since: float) -> bool:
         """Whether an XADD whose reply was lost has arrived all the same: it must not be published twice."""
-        reply = await self._redis.execute_command("XRANGE", self._stream, f"{int(since * 1000) - SKEW_MS}-0", "+")
+        reply = await self._execute("XRANGE", self._stream, f"{int(since * 1000) - SKEW_MS}-0", "+")
         return was_written(entry, reply)
+
+    async def _execute(self, *command: str | int) -> Any:
+        """One command, sent once: redis-py's own retries would publish an event twice whose reply was lost."""
+        pool = getattr(self._redis, "connection_pool", None)
+        if pool is None:  # a cluster client routes by itself
+            return await self._redis.execute_command(*command)
+        connection = await pool.get_connection()
+        try:
+            await connection.send_command(*command)
+            return await connection.read_response()
+        except BaseException:
+            await connection.disconnect(nowait=True)  # what is left of the reply belongs to nobody
+            raise
+        finally:
+            await pool.release(connection)
 
 
 def was_written(entry: Entry, reply: Any) -> bool:

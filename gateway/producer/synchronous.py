@@ -85,7 +85,7 @@ class Producer:
             began = time.time()
             try:
                 if not doubtful or not self._is_there(entry, doubtful):
-                    self._redis.execute_command(*entry.command(self._stream, self._trim, began))
+                    self._execute(*entry.command(self._stream, self._trim, began))
                 delay, doubtful = BACKOFF[0], 0.0
                 with self._changed:
                     self._outbox.remove(entry)
@@ -97,8 +97,23 @@ class Producer:
                 delay = min(delay * 2, BACKOFF[1])
 
     def _is_there(self, entry: Entry, since: float) -> bool:
-        reply = self._redis.execute_command("XRANGE", self._stream, f"{int(since * 1000) - SKEW_MS}-0", "+")
+        reply = self._execute("XRANGE", self._stream, f"{int(since * 1000) - SKEW_MS}-0", "+")
         return was_written(entry, reply)
+
+    def _execute(self, *command: str | int) -> Any:
+        """One command, sent once; see AsyncProducer."""
+        pool = getattr(self._redis, "connection_pool", None)
+        if pool is None:
+            return self._redis.execute_command(*command)
+        connection = pool.get_connection()
+        try:
+            connection.send_command(*command)
+            return connection.read_response()
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
 
 
 class Operation:
