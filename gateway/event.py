@@ -7,6 +7,7 @@ the second table (schema.py), never drops for rate (shaping.py), never makes wir
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, NewType, TypeGuard
 
 import orjson
@@ -20,11 +21,14 @@ ZERO: Final = EntryId(0)
 _SEQUENCE: Final = (1 << 64) - 1
 _ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})", re.ASCII)
 _TYPE = re.compile(schema.TYPE_PATTERN.encode())
+_KNOWN: Final = {type.encode(): type for type in schema.TYPES}
+_NUMBERS: Final = (int, float)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # Unicode category Cc
 # A JSON escape: a whole surrogate pair, a lone surrogate (group 1), or any other.
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
+_LAST_MS: Final = 253402300799999  # the year 9999 ends; beyond it JavaScript's own last moment stands for any
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -65,18 +69,19 @@ class Event:
         self.type = type
         self.operation = operation
         self.project = project
-        self.terminal = schema.is_terminal(type, data)
-        self.percent: float | None = _percent(data) if type == schema.PROGRESS else None
+        self.percent: float | None = None
+        self.terminal = False
+        if type == schema.PROGRESS:
+            percent = data.get("percent")
+            if percent.__class__ in _NUMBERS and 0 <= percent <= 100:
+                self.percent = percent
+        else:
+            self.terminal = schema.is_terminal(type, data)
         self.data = data
         self.frame = b""
 
     def __repr__(self) -> str:
         return f"<Event {format_id(self.id)} {self.type} {self.operation}>"
-
-
-def _percent(data: dict[str, Any]) -> float | None:
-    value = data.get("percent")
-    return value if value.__class__ in (int, float) and 0 <= value <= 100 else None
 
 
 def decode(id: EntryId, fields: Sequence[bytes]) -> Event:
@@ -88,9 +93,12 @@ def decode(id: EntryId, fields: Sequence[bytes]) -> Event:
     if sum(map(len, fields)) > schema.ENTRY_MAX_BYTES:
         raise Rejected("too_large", f"over {schema.ENTRY_MAX_BYTES} bytes: keep large things out of the event")
     entry = dict(zip(fields[::2], fields[1::2], strict=True))
-    type = entry.get(b"type")
-    if type is None or _TYPE.fullmatch(type) is None:
-        raise Rejected("type", f"field type must match {schema.TYPE_PATTERN}")
+    written = entry.get(b"type", b"")
+    type = _KNOWN.get(written)
+    if type is None:
+        if _TYPE.fullmatch(written) is None:
+            raise Rejected("type", f"field type must match {schema.TYPE_PATTERN}")
+        type = written.decode()
     raw = entry.get(b"data")
     if raw is None:
         raise Rejected("data", "field data is missing: it holds the event as a JSON object")
@@ -107,7 +115,7 @@ def decode(id: EntryId, fields: Sequence[bytes]) -> Event:
         raise Rejected("timestamp", "field timestamp must be ISO 8601 in UTC, such as 2025-11-24T16:00:00.000Z")
     if data.get("timestamp") is None:
         data["timestamp"] = stamp.decode() if stamp is not None else _timestamp(id >> 64)
-    return Event(id, type.decode(), operation, project, data)
+    return Event(id, type, operation, project, data)
 
 
 def _loads(raw: bytes) -> Any:
@@ -133,8 +141,9 @@ def _is_utc(stamp: bytes) -> bool:
 
 
 def _timestamp(ms: int) -> str:
-    try:
-        moment = _EPOCH + timedelta(milliseconds=ms)
-    except OverflowError:  # an explicit id beyond the year 9999; JavaScript's own last moment stands for it
-        return "+275760-09-13T00:00:00.000Z"
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return f"{_second(ms // 1000)}.{ms % 1000:03d}Z" if ms <= _LAST_MS else "+275760-09-13T00:00:00.000Z"
+
+
+@lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")

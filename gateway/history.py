@@ -162,8 +162,11 @@ class History:
         project.events.append(event)
         self._bytes += len(event.frame) + OVERHEAD
         self._note(operation, event)
-        operation.newest, operation.heard, operation.stalled_at = event.id, heard, None
-        self._file(operation, project)
+        operation.newest, operation.heard = event.id, heard
+        if operation.project is project and operation.id in self._running and not operation.ended:
+            self._running.move_to_end(operation.id)
+        else:
+            self._file(operation, project)
 
     def _note(self, operation: Operation, event: Event) -> None:
         type = event.type
@@ -185,6 +188,7 @@ class History:
             operation.outcome, operation.ended = event, event.terminal
 
     def _file(self, operation: Operation, project: Project) -> None:
+        operation.stalled_at = None
         if operation.project is not project:
             operation.project.running.pop(operation.id, None)
             operation.project = project

@@ -4,7 +4,7 @@ Owns the second table of the contract as data, in JSON Schema's own words (draft
 it. Never does I/O, knows nothing of Redis or HTTP, and imports nothing of the gateway: the workers' kit shares it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 Schema = Mapping[str, Any]
@@ -141,10 +141,13 @@ def violation(type: str, data: Mapping[str, Any]) -> str | None:
 
     A null where a member is optional counts as absent: that is how most serializers write "nothing".
     """
-    schema = DATA.get(type)
-    if schema is None:
+    members = _MEMBERS.get(type)
+    if members is None:
         return "type is none of the five"
-    return _object_violation(data, schema)
+    for name, fits in members:
+        if not fits(data.get(name)):
+            return _object_violation(data, DATA[type])
+    return None
 
 
 def _object_violation(data: Mapping[str, Any], schema: Schema) -> str | None:
@@ -185,3 +188,22 @@ def _value_violation(value: Any, rule: Schema) -> str | None:
 def _is(value: Any, kind: str) -> bool:
     # bool is an int to Python, never a number to JSON.
     return isinstance(value, _PYTHON[kind]) and (value.__class__ is not bool or kind == "boolean")
+
+
+def _fits(rule: Schema, *, required: bool) -> Callable[[Any], bool]:
+    """A quick test of one member, for every event passes it; what fails is looked at again, to say why."""
+    if rule is _STRING:
+        return (
+            (lambda value: value.__class__ is str)
+            if required
+            else lambda value: value is None or value.__class__ is str
+        )
+    if required:
+        return lambda value: value is not None and _value_violation(value, rule) is None
+    return lambda value: value is None or _value_violation(value, rule) is None
+
+
+_MEMBERS = {
+    type: tuple((name, _fits(rule, required=name in rules["required"])) for name, rule in rules["properties"].items())
+    for type, rules in DATA.items()
+}

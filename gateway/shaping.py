@@ -38,7 +38,7 @@ class Shaper:
 
     def __init__(self) -> None:
         self._attempts: OrderedDict[str, _Attempt] = OrderedDict()
-        self._verdicts: dict[EntryId, float | None] = {}
+        self._verdicts: OrderedDict[EntryId, float | None] = OrderedDict()
 
     def shape(self, event: Event) -> bool:
         """Whether the event passes; its percent may have been raised. Call once an event, in stream order."""
@@ -95,7 +95,7 @@ class Shaper:
     def _remember(self, id: EntryId, verdict: float | None) -> None:
         self._verdicts[id] = verdict
         if len(self._verdicts) > VERDICTS:
-            del self._verdicts[next(iter(self._verdicts))]
+            self._verdicts.popitem(last=False)
 
 
 def _raise(event: Event, percent: float) -> None:
