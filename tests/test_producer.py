@@ -119,6 +119,24 @@ async def test_what_is_too_large_is_cut_until_it_is_accepted(producer: AsyncProd
     ]
 
 
+async def test_nonsense_never_raises_into_the_sync_nor_costs_its_end(producer: AsyncProducer, worker: Worker) -> None:
+    class Rude:
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    circle: list[Any] = []
+    circle.append(circle)
+    async with producer.operation("op-1", "p-1", direction="to_github") as op:
+        await op.progress("half", "x")  # type: ignore[arg-type]
+        await op.progress(10, Rude())  # type: ignore[arg-type]
+        await op.conflict(None, strategy="local_wins", nonsense=1)  # type: ignore[arg-type]
+        op.result(files_changed=3, odd=circle, rude=Rude(), nan=float("nan"))
+    await producer.close()
+    events = await written(worker)
+    assert [event["type"] for event in events] == ["started", "completed"]
+    assert events[-1]["filesChanged"] == 3
+
+
 async def test_trimming_is_its_option(worker: Worker) -> None:
     for trim in (Trim(maxlen=100), Trim(maxlen=None), Trim(max_age=3600)):
         async with AsyncProducer(worker.redis, stream=worker.key, trim=trim) as kit:

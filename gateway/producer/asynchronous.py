@@ -3,11 +3,10 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Self
 
-from gateway.producer.core import Attempt, Entry, Outbox, Trim, log
+from gateway.producer.core import Attempt, Entry, Outbox, Told, Trim, log
 from gateway.producer.errors import github_error
 
 BACKOFF: Final = (0.05, 2.0)
@@ -134,59 +133,24 @@ def was_written(entry: Entry, reply: Any) -> bool:
     return False
 
 
-class AsyncOperation:
+class AsyncOperation(Told):
     """One sync. Leaving the block publishes the terminal event, exactly once, and lets any exception go on."""
 
-    def __init__(self, attempt: Attempt, classify: Callable[[BaseException], dict[str, Any]]) -> None:
-        self._attempt = attempt
-        self._classify = classify
-
     async def __aenter__(self) -> Self:
-        self._attempt.start()
+        self.tell(self.attempt.start)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exception: BaseException | None, _: TracebackType | None
-    ) -> None:
-        if exception is None:
-            self._attempt.complete()
-        else:
-            self._attempt.fail(ended_by(exception, self._classify))
+    async def __aexit__(self, _: object, exception: BaseException | None, __: object) -> None:
+        self.leave(exception)
 
     async def progress(self, percent: float, message: str, *, step: str | None = None) -> None:
         """Tells how far it is, 0-100; left out when it moved less than 5 points within a second. Never waits."""
-        self._attempt.progress(percent, message, step)
+        self.tell(self.attempt.progress, percent, message, step)
 
-    async def conflict(
-        self,
-        paths: Sequence[str],
-        *,
-        strategy: str,
-        resolution_required: bool | None = None,
-        details: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Tells of files changed on both sides; `strategy` is github_wins, local_wins or manual_review."""
-        self._attempt.conflict(paths, strategy, resolution_required, details)
+    async def conflict(self, paths: Sequence[str], *, strategy: str, **more: Any) -> None:
+        """Tells of files changed on both sides; `strategy` is github_wins, local_wins or manual_review.
 
-    def result(self, **members: Any) -> None:
-        """What `completed` will say: files_changed, insertions, deletions, commit_sha, pr_url, branch_name."""
-        self._attempt.result(**camel(members))
-
-    def failed(self, exception: BaseException) -> None:
-        """Publishes `failed` now, for a sync that handles its exceptions itself."""
-        self._attempt.fail(ended_by(exception, self._classify))
-
-
-def camel(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Python's names as the contract's: files_changed -> filesChanged."""
-    return {
-        head + "".join(word.capitalize() for word in rest): value
-        for (head, *rest), value in ((name.split("_"), value) for name, value in members.items())
-    }
-
-
-def ended_by(exception: BaseException, classify: Callable[[BaseException], dict[str, Any]]) -> dict[str, Any]:
-    """The standard error of what left the block; a sync that was cancelled or interrupted has none of GitHub's."""
-    if isinstance(exception, (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)):
-        return {"error": "The sync was stopped before its end", "error_code": "UNKNOWN", "retryable": False}
-    return classify(exception)
+        `details` may hold localCommitSha, remoteCommitSha, baseCommitSha; `resolution_required` is true for
+        manual_review unless it is given.
+        """
+        self.tell(self.attempt.conflict, paths, strategy, **more)

@@ -29,6 +29,9 @@ _TOKENS: Final = (
     (re.compile(r"\beyJ[\w-]+\.[\w-]*\.[\w-]*"), "***"),
 )
 
+STOPPED: Final = {"error": "The sync was stopped before its end", "error_code": "UNKNOWN", "retryable": False}
+"""The standard error of a sync that was cancelled, interrupted or exited: none of GitHub's."""
+
 log = logging.getLogger("gateway.producer")
 
 
@@ -130,8 +133,8 @@ class Attempt:
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
-        self._operation = operation
-        self._project = project
+        self._operation = str(operation)  # a queue may number its jobs
+        self._project = str(project)
         self._direction = direction
         self._sync_mode = sync_mode
         self._emit = emit
@@ -160,7 +163,11 @@ class Attempt:
         self._publish(schema.PROGRESS, percent=shown, message=_text(message), currentStep=step)
 
     def conflict(
-        self, paths: Sequence[str], strategy: str, resolution_required: bool | None, details: Mapping[str, Any] | None
+        self,
+        paths: Sequence[str],
+        strategy: str,
+        resolution_required: bool | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         required = strategy == "manual_review" if resolution_required is None else resolution_required
         shown = [str(path) for path in paths[:PATHS_MAX]]
@@ -198,13 +205,59 @@ class Attempt:
         self._emit(Entry(self._operation, type, terminal, fields))
 
 
+class Told:
+    """What both forms of an operation have in common. `classify` makes the standard error of an exception."""
+
+    def __init__(self, attempt: Attempt, classify: Callable[[BaseException], dict[str, Any]]) -> None:
+        self.attempt = attempt
+        self._classify = classify
+
+    def tell(self, event: Callable[..., None], *arguments: Any, **named: Any) -> None:
+        """Makes an event, and logs what can't be made one: a sync never fails for its events."""
+        try:
+            event(*arguments, **named)
+        except Exception:
+            log.exception("an event could not be made, and is left out")
+
+    def result(self, **members: Any) -> None:
+        """What `completed` will say: files_changed, insertions, deletions, commit_sha, pr_url, branch_name."""
+        for name, value in members.items():
+            first, *rest = name.split("_")
+            self.attempt.result(**{first + "".join(map(str.capitalize, rest)): value})
+
+    def failed(self, exception: BaseException) -> None:
+        """Publishes `failed` now, for a sync that handles its exceptions itself."""
+        error: Mapping[str, Any] = STOPPED
+        if isinstance(exception, Exception):
+            try:
+                error = self._classify(exception)
+            except Exception:
+                log.exception("an exception could not be classified")
+        self.attempt.fail(error)
+
+    def leave(self, exception: BaseException | None) -> None:
+        """The block is left, by `exception` or well."""
+        if exception is None:
+            self.attempt.complete()
+        else:
+            self.failed(exception)
+
+
 def _text(value: object) -> str:
     text = redact(str(value))
     return text if len(text) <= TEXT_MAX else text[: TEXT_MAX - 1] + "…"
 
 
 def _dumps(data: dict[str, Any]) -> str:
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=str)
+    try:
+        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=str, skipkeys=True, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):  # NaN, a circle, a __str__ that raises: said in words instead
+        log.exception("an event holds what is no JSON")
+        data = {
+            name: value if isinstance(value, (str, bool, int)) else f"{type(value).__name__}"
+            for name, value in data.items()
+        }
+        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     if len(text.encode("utf-8", "replace")) > ROOM:
         # Too large to be accepted: texts are cut, lists shortened, and objects, which only help, go.
         lean = {name: _text(value) if isinstance(value, str) else value for name, value in data.items()}

@@ -4,12 +4,11 @@ import atexit
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from gateway.producer.asynchronous import BACKOFF, SKEW_MS, camel, ended_by, was_written
-from gateway.producer.core import Attempt, Entry, Outbox, Trim, log
+from gateway.producer.asynchronous import BACKOFF, SKEW_MS, was_written
+from gateway.producer.core import Attempt, Entry, Outbox, Told, Trim, log
 from gateway.producer.errors import github_error
 
 
@@ -116,44 +115,20 @@ class Producer:
             pool.release(connection)
 
 
-class Operation:
+class Operation(Told):
     """One sync, in a `with` block; see AsyncOperation."""
 
-    def __init__(self, attempt: Attempt, classify: Callable[[BaseException], dict[str, Any]]) -> None:
-        self._attempt = attempt
-        self._classify = classify
-
     def __enter__(self) -> Self:
-        self._attempt.start()
+        self.tell(self.attempt.start)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exception: BaseException | None, _: TracebackType | None
-    ) -> None:
-        if exception is None:
-            self._attempt.complete()
-        else:
-            self._attempt.fail(ended_by(exception, self._classify))
+    def __exit__(self, _: object, exception: BaseException | None, __: object) -> None:
+        self.leave(exception)
 
     def progress(self, percent: float, message: str, *, step: str | None = None) -> None:
-        """Tells how far it is, 0-100; left out when it moved less than 5 points within a second. Never waits."""
-        self._attempt.progress(percent, message, step)
+        """See AsyncOperation."""
+        self.tell(self.attempt.progress, percent, message, step)
 
-    def conflict(
-        self,
-        paths: Sequence[str],
-        *,
-        strategy: str,
-        resolution_required: bool | None = None,
-        details: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Tells of files changed on both sides; `strategy` is github_wins, local_wins or manual_review."""
-        self._attempt.conflict(paths, strategy, resolution_required, details)
-
-    def result(self, **members: Any) -> None:
-        """What `completed` will say: files_changed, insertions, deletions, commit_sha, pr_url, branch_name."""
-        self._attempt.result(**camel(members))
-
-    def failed(self, exception: BaseException) -> None:
-        """Publishes `failed` now, for a sync that handles its exceptions itself."""
-        self._attempt.fail(ended_by(exception, self._classify))
+    def conflict(self, paths: Sequence[str], *, strategy: str, **more: Any) -> None:
+        """See AsyncOperation."""
+        self.tell(self.attempt.conflict, paths, strategy, **more)
