@@ -203,8 +203,14 @@ class Api:
         )
         self._metrics.opened[scope.kind] += 1
         _log.debug("stream opened", extra={"scope": scope.kind})
-        if not await take_over(request, response, connection):
+        try:
+            taken = await take_over(request, response, connection)
+        except BaseException as error:
+            on_close("client" if isinstance(error, ConnectionError) else "error")
+            raise
+        if not taken:
             on_close("client")
+            return web.Response()  # to nobody
         return response
 
     def _is_over(self, scope: Scope, last_event_id: str | None) -> bool:

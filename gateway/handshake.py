@@ -28,10 +28,12 @@ class EventStream(EventSourceResponse):
 
 async def take_over(request: web.Request, response: EventStream, protocol: asyncio.Protocol) -> bool:
     """Writes the headers and moves the client's transport from aiohttp to `protocol`; False if the client is gone."""
-    await response.prepare(request)
     handler = request.protocol
     transport = handler.transport
     if transport is None or transport.is_closing():
+        return False
+    await response.prepare(request)
+    if handler.transport is None:
         return False
     handler.transport = None
     transport.set_protocol(protocol)

@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import shutil
+import socket
 import subprocess
 import time
 from contextlib import AsyncExitStack
@@ -604,6 +605,26 @@ async def test_http_1_0_gets_the_same_blocks_unchunked(gateway: Gateway, worker:
     body = await asyncio.wait_for(reader.readuntil(b"github_sync_completed"), 5)
     assert re.match(rb"retry: \d+\n\nid: \d+-0\nevent: github_sync_started\ndata: ", body)
     writer.close()
+
+
+async def test_clients_that_leave_before_they_are_answered_leave_nothing_behind(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = b"GET /api/projects/stream HTTP/1.1\r\nHost: x\r\n\r\n"
+    for number in range(300):
+        with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+            client.send(request[: len(request) - number % 3])
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        if number % 7 == 0:
+            await asyncio.sleep(0)
+    async with gateway.stream("/api/projects/stream"):
+        pass
+    async with asyncio.timeout(10):
+        while await gateway.metric("connections", scope="multi") or gateway.server.hub.subscribers:
+            await asyncio.sleep(0.02)
+    opened = await gateway.metric("connections_opened_total", scope="multi")
+    assert opened == await gateway.metric("connections_closed_total", reason="client")
+    assert [record.getMessage() for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []
 
 
 # 3. The platform face
