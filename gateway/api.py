@@ -15,7 +15,7 @@ import orjson
 from aiohttp import web
 
 from gateway import frame, ui
-from gateway.auth import EVERYTHING, Grant, InvalidToken, Verifier, find_token
+from gateway.auth import EVERYTHING, Grant, InvalidToken, KeysUnavailable, Verifier, find_token
 from gateway.config import Config
 from gateway.connection import Connection, Terms
 from gateway.event import format_id, parse_id, valid_id
@@ -155,6 +155,8 @@ class Api:
             raise Problem(401, f"a token is needed, as {where}", WWW_Authenticate="Bearer")
         try:
             return await self._verifier.verify(token)
+        except KeysUnavailable:
+            raise self._unavailable("the keys to verify tokens can't be fetched") from None
         except InvalidToken as error:
             raise Problem(401, str(error), WWW_Authenticate='Bearer error="invalid_token"') from None
 

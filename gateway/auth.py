@@ -36,6 +36,10 @@ class InvalidToken(Exception):
     """No token, or one that doesn't hold; the message says why and is safe to show."""
 
 
+class KeysUnavailable(Exception):
+    """Whether a token holds can't be told now: the key set can't be fetched. No fault of the token's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """What a token permits. None for `projects` or `operations` means all of them; `expires` is in epoch seconds."""
@@ -103,7 +107,7 @@ class Verifier:
             raise ConfigError("SSE_AUTH=jwt has no key")
 
     async def verify(self, token: str) -> Grant:
-        """Raises InvalidToken. Waits only for a key set that has to be fetched."""
+        """Raises InvalidToken, or KeysUnavailable. Waits only for a key set that has to be fetched."""
         if self._jwks is not None and await self._jwks.refreshed():
             self._cache.clear()
         grant = self._cache.get(token)
@@ -175,18 +179,23 @@ class KeySet:
         self._keys: dict[str | None, jwt.PyJWK] = {}
         self._fetched = -JWKS_MAX_AGE
         self._tried = -JWKS_COOLDOWN
+        self._failing = False
         self._turn = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
         self._limited = Limited(_log)
 
     async def key(self, header: Mapping[str, Any]) -> jwt.PyJWK:
-        """The key that signs for a token's header. Raises InvalidToken where the set has none."""
+        """The key that signs for a token's header. Raises InvalidToken where the set has none, KeysUnavailable where
+        the newest set could not be fetched.
+        """
         kid = header.get("kid")
         if kid not in self._keys and not (kid is None and len(self._keys) == 1):
             await self._fetch()
         if kid is None and len(self._keys) == 1:
             return next(iter(self._keys.values()))
         if kid not in self._keys:
+            if self._failing:
+                raise KeysUnavailable
             raise InvalidToken("the token is signed by a key that is not in the key set")
         return self._keys[kid]
 
@@ -205,6 +214,7 @@ class KeySet:
             if time.monotonic() - self._tried < JWKS_COOLDOWN:
                 return False
             self._tried = time.monotonic()
+            self._failing = True
             if self._session is None:
                 self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=JWKS_TIMEOUT))
             try:
@@ -218,5 +228,6 @@ class KeySet:
                 return False
             self._keys = {key.key_id: key for key in keys if key.algorithm_name in ASYMMETRIC}
             self._fetched = time.monotonic()
+            self._failing = False
             _log.info("key set fetched", extra={"url": self._url, "keys": len(self._keys)})
             return True

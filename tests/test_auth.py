@@ -182,6 +182,21 @@ async def test_a_key_set_is_fetched_and_refreshed_on_an_unknown_kid_within_bound
     assert await status(gateway, Authorization=f"Bearer {signed('one', 'RS256')}") == 401
 
 
+async def test_a_key_set_that_cannot_be_fetched_is_a_temporary_refusal(
+    start: Start, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys.broken = True
+    gateway = await start(SSE_AUTH="jwt", SSE_JWKS_URL=keys.url)
+    bearer = {"Authorization": f"Bearer {token(KEYS['RS256'], 'RS256', headers={'kid': 'one'})}"}
+    assert (await gateway.get("/api/projects/p-1/stream", **bearer)).status == 503
+    async with gateway.stream("/api/projects/p-1/stream", headers=bearer) as refused:
+        assert await refused.rest() == []
+        assert refused.parser.retry is not None
+    keys.broken = False
+    monkeypatch.setattr("gateway.auth.JWKS_COOLDOWN", 0.0)
+    assert await status(gateway, **bearer) == 404
+
+
 async def test_scopes_are_held_against_the_grant(guarded: Gateway, worker: Worker) -> None:
     await worker.publish("started", "mine", "p-1")
     await worker.publish("started", "theirs", "p-2")
