@@ -3,9 +3,11 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
@@ -22,7 +24,7 @@ from gateway import schema
 from gateway.event import decode, parse_id
 from gateway.producer import AsyncProducer, Producer, Trim
 from gateway.producer.core import Entry, Outbox
-from tests.conftest import Gateway, Worker
+from tests.conftest import Gateway, Worker, working
 from tests.proxy import proxied
 from tests.redis_server import RedisServer
 
@@ -135,6 +137,16 @@ async def test_nonsense_never_raises_into_the_sync_nor_costs_its_end(producer: A
     events = await written(worker)
     assert [event["type"] for event in events] == ["started", "completed"]
     assert events[-1]["filesChanged"] == 3
+
+
+async def test_the_readmes_lines_run_as_they_stand(own_redis: RedisServer) -> None:
+    readme = (Path(schema.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    [lines] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    async with working(own_redis.url) as worker:
+        scope: dict[str, Any] = {}
+        exec("async def run(redis):\n" + textwrap.indent(lines, "    "), scope)
+        await scope["run"](worker.redis)
+        assert [event["type"] for event in await written(worker)] == ["started", "progress", "conflict", "completed"]
 
 
 async def test_trimming_is_its_option(worker: Worker) -> None:
