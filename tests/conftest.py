@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 import redis.asyncio
 import uvloop
+from hypothesis import HealthCheck, settings
 
 from gateway.config import Config
 from gateway.server import Server
@@ -18,6 +19,10 @@ from tests.eventsource import Stream, connect
 from tests.redis_server import RedisServer
 
 _numbers = itertools.count(1)
+
+# A property is about what is true, not about how fast this machine is today.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 def pytest_asyncio_loop_factories(

@@ -2,10 +2,14 @@
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -55,21 +59,29 @@ def built() -> Path:
     return BUILD
 
 
+@asynccontextmanager
+async def node(*arguments: str, cwd: Path, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A Node.js process that is gone when the block is left."""
+    process = await asyncio.create_subprocess_exec(
+        "node", *arguments, cwd=cwd, env=os.environ | environment, stdout=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
 async def test_the_readmes_bullmq_worker_is_followed_to_its_ends(
     built: Path, own_redis: RedisServer, launch: Launch
 ) -> None:
     process = await asyncio.to_thread(launch, SSE_REDIS_URL=own_redis.url)
     async with aiohttp.ClientSession() as session, connect(session, process.url + "/api/projects/stream") as stream:
         await stream.until_id("0-0")
-        node = await asyncio.create_subprocess_exec(
-            "node",
-            "main.js",
-            cwd=built,
-            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "REDIS_URL": own_redis.url},
-            stdout=subprocess.PIPE,
-        )
-        out, _ = await asyncio.wait_for(node.communicate(), 60)
-        assert node.returncode == 0
+        async with node("main.js", cwd=built, REDIS_URL=own_redis.url) as worker:
+            out, _ = await asyncio.wait_for(worker.communicate(), 60)
+            assert worker.returncode == 0
         ids = dict(line.split() for line in out.decode().splitlines())
         seen: dict[str, list[str]] = {}
         await collect(stream, seen, ids)
@@ -92,27 +104,28 @@ async def test_the_react_hook_gives_the_state_of_a_sync(
     built: Path, worker: Worker, shared_redis: RedisServer, launch: Launch
 ) -> None:
     process = await asyncio.to_thread(launch, SSE_REDIS_URL=shared_redis.url, SSE_STREAM=worker.key)
-    node = await asyncio.create_subprocess_exec(
-        "node", "hook.mjs", process.url, "op-1", cwd=NPM, stdout=subprocess.PIPE
-    )
-    states: list[dict] = []
+    state: dict[str, Any] = {}
+    async with node("hook.mjs", process.url, "op-1", cwd=NPM) as page:
 
-    async def until(**wanted: object) -> None:
-        async with asyncio.timeout(15):
-            while not (states and wanted.items() <= states[-1].items()):
-                line = await node.stdout.readline()
-                assert line, states
-                states.append(json.loads(line))
+        async def until(shown: Callable[[dict[str, Any]], bool]) -> None:
+            async with asyncio.timeout(15):
+                while not (state and shown(state)):
+                    line = await page.stdout.readline()
+                    assert line, state
+                    state.update(json.loads(line))
 
-    await until(status="live")
-    await worker.publish("started")
-    await worker.publish("progress", percent=30, message="Pushing")
-    await until(percent=30, message="Pushing")
-    await worker.publish("failed", retryable=True)
-    await worker.publish("progress", percent=60)
-    await until(percent=60, error=None)
-    await worker.publish("completed", filesChanged=9)
-    await until(status="ended", percent=100)
-    assert states[-1]["result"]["filesChanged"] == 9
-    assert any(state["error"] and state["error"]["retryable"] for state in states)
-    assert await asyncio.wait_for(node.wait(), 10) == 0
+        # One step at a time: React renders only the last of the events that come at once.
+        await until(lambda state: state["status"] == "live")
+        await worker.publish("started")
+        await worker.publish("progress", percent=30, message="Pushing")
+        await until(lambda state: (state["percent"], state["message"]) == (30, "Pushing"))
+        await worker.publish("failed", retryable=True)
+        await until(lambda state: state["error"] and state["error"]["retryable"])
+        await worker.publish("progress", percent=60)
+        await until(lambda state: state["percent"] == 60 and state["error"] is None)
+        await worker.publish("conflict", conflicts=["a.txt"])
+        await until(lambda state: state["conflict"] and state["conflict"]["conflicts"] == ["a.txt"])
+        await worker.publish("completed", filesChanged=9)
+        await until(lambda state: state["status"] == "ended")
+        assert (state["percent"], state["result"]["filesChanged"]) == (100, 9)
+        assert await asyncio.wait_for(page.wait(), 10) == 0
