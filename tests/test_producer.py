@@ -133,10 +133,12 @@ async def test_nonsense_never_raises_into_the_sync_nor_costs_its_end(producer: A
         await op.progress(10, Rude())  # type: ignore[arg-type]
         await op.conflict(None, strategy="local_wins", nonsense=1)  # type: ignore[arg-type]
         op.result(files_changed=3, odd=circle, rude=Rude(), nan=float("nan"))
+    async with producer.operation("op-2", "p-1", direction="to_github") as op:
+        op.result(files_changed=4, rude=Rude())
     await producer.close()
     events = await written(worker)
-    assert [event["type"] for event in events] == ["started", "completed"]
-    assert events[-1]["filesChanged"] == 3
+    assert [event["type"] for event in events] == ["started", "completed", "started", "completed"]
+    assert [event.get("filesChanged") for event in events] == [None, 3, None, 4]
 
 
 async def test_the_readmes_lines_run_as_they_stand(own_redis: RedisServer) -> None:

@@ -251,7 +251,7 @@ def _text(value: object) -> str:
 def _dumps(data: dict[str, Any]) -> str:
     try:
         text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=str, skipkeys=True, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):  # NaN, a circle, a __str__ that raises: said in words instead
+    except Exception:  # NaN, a circle, a __str__ that raises whatever it likes: said in words instead
         log.exception("an event holds what is no JSON")
         data = {
             name: value if isinstance(value, (str, bool, int)) else f"{type(value).__name__}"
