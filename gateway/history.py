@@ -60,11 +60,6 @@ class History:
         """Bytes held, overhead included."""
         return self._bytes + self._pinned
 
-    @property
-    def operations(self) -> int:
-        """How many operations are remembered."""
-        return len(self._operations)
-
     def extend(self, events: Iterable[Event], first: EntryId, newest: EntryId, now: float, wall: float | None) -> None:
         """Appends the events of a batch of entries whose ids reach from `first` to `newest`.
 

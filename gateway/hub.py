@@ -46,7 +46,7 @@ class Subscriber(Protocol):
         """Takes the advice that `operation` is stalled."""
 
     def timer(self, now: float) -> float:
-        """Does what is due at `now` (seconds, loop time); returns when it wants to be called next."""
+        """Does what is due at `now` (seconds, time.monotonic); returns when it wants to be called next."""
 
     def restart(self) -> None:
         """Tells its client that the stream began anew, and takes a fresh snapshot."""
@@ -139,7 +139,7 @@ class Hub:
                 self.metrics.observe_delivery((now_ms - (event.id >> 64)) / 1000, times)
 
     def join(self, subscriber: Subscriber, due: float) -> None:
-        """Takes a new subscriber; it isn't live yet. `due` (seconds, loop time) is its first timer."""
+        """Takes a new subscriber; it isn't live yet. `due` (seconds, time.monotonic) is its first timer."""
         self.subscribers[subscriber] = None
         self.schedule(subscriber, due)
 
@@ -178,7 +178,7 @@ class Hub:
         return found
 
     def schedule(self, subscriber: Subscriber, due: float) -> None:
-        """Calls the subscriber's `timer` at `due` (seconds, loop time), in place of what was scheduled before."""
+        """Calls the subscriber's `timer` at `due` (seconds, time.monotonic), in place of what was scheduled before."""
         subscriber.due = max(int(due / TICK) + 1, self._tick + 1)
         self._timers[subscriber.due].append(subscriber)
 

@@ -147,15 +147,14 @@ class Connection {
 
   async open() {
     for (const watcher of this.watchers) watcher.tell(watcher.status ? "reconnecting" : "connecting");
-    let token = null;
     try {
-      token = this.pool.token ? await (typeof this.pool.token === "function" ? this.pool.token() : this.pool.token) : null;
+      this.token = this.pool.token ? await (typeof this.pool.token === "function" ? this.pool.token() : this.pool.token) : null;
     } catch (error) {
       this.retry(error.message);
       return;
     }
     if (!this.pool.connections.has(this)) return;
-    this.url = this.address("/api/projects/stream", [...this.watchers].map((watcher) => watcher.filter), token);
+    this.url = this.address("/api/projects/stream", [...this.watchers].map((watcher) => watcher.filter));
     const source = (this.source = new EventSource(this.place ? `${this.url}&lastEventId=${this.place}` : this.url, {
       withCredentials: [...this.watchers].some((watcher) => watcher.withCredentials),
     }));
@@ -166,10 +165,10 @@ class Connection {
     source.addEventListener("replay_gap", () => this.refresh([...this.watchers]));
   }
 
-  /** A URL with the filters; with any watcher of everything there are none. */
-  address(path, filters, token) {
+  /** A URL with the token and the filters; with any watcher of everything there are none. */
+  address(path, filters) {
     const query = new URLSearchParams(filters.includes(null) ? [] : filters);
-    if (token) query.set("access_token", token);
+    if (this.token) query.set("access_token", this.token);
     return `${this.pool.baseUrl}${path}?${query}`;
   }
 
@@ -197,9 +196,8 @@ class Connection {
   /** Asks for the state of operations, and gives it as an event where it is news. */
   async refresh(watchers) {
     for (const watcher of watchers.filter((watcher) => watcher.operationId !== undefined)) {
-      const token = new URL(this.url, globalThis.location?.href).searchParams.get("access_token");
       const path = `/api/operations/${encodeURIComponent(watcher.operationId)}`;
-      const response = await fetch(this.address(path, [], token), credentials(watcher)).catch(() => null);
+      const response = await fetch(this.address(path, []), credentials(watcher)).catch(() => null);
       if (!response?.ok || !this.watchers.has(watcher)) continue;
       const { type, id, data } = await response.json();
       watcher.take({ type, id, ...data });
@@ -220,9 +218,8 @@ class Connection {
 
   /** Of a union that is refused, finds the watchers that are not allowed, and goes on without them. */
   async dropRefused() {
-    const token = new URL(this.url, globalThis.location?.href).searchParams.get("access_token");
     for (const watcher of [...this.watchers]) {
-      const alone = this.address("/api/projects/stream", [watcher.filter], token);
+      const alone = this.address("/api/projects/stream", [watcher.filter]);
       const response = await fetch(alone, { method: "HEAD", ...credentials(watcher) }).catch(() => null);
       if (response && response.status >= 400 && response.status < 404) this.refuse([watcher], response.status);
     }
