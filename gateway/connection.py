@@ -6,14 +6,14 @@ decides who may see what (auth.py gives the grant), never chooses events (cursor
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from gateway import frame, schema
 from gateway.cursor import Cursor, Slice
-from gateway.event import ZERO, EntryId, Event, format_id, parse_id
-from gateway.hub import TICK, Hub, stalled_advice
+from gateway.event import ZERO, EntryId, format_id, parse_id
+from gateway.hub import TICK, Hub, Topic, stalled_advice
 from gateway.pager import Pager
 from gateway.scope import Scope
 from gateway.topic import Operation
@@ -42,8 +42,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_chunked", "_cursor", "_expires", "_from", "_live", "_on_close", "_paused", "_reason", "_rested_at",
-        "_retry_ms", "_sees", "_sent_at", "_stuck", "_task", "_terms", "_transport", "_writable", "due", "scope",
-        "shares",
+        "_retry_ms", "_sees", "_sent_at", "_stuck", "_task", "_terms", "_topic", "_transport", "_writable", "due", "scope",
+        "shares", "write",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._on_close = on_close
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._live = False
+        self._topic: Topic | None = None  # while it is live and shares: keeps its place
         self._rested_at = 0.0
         self._paused = False
         self._stuck: tuple[int, float] | None = None  # bytes that wait in the transport, and since when
@@ -82,6 +83,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self.write: Callable[[bytes], None] = self._transport.write
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         self._terms.hub.join(self, self._earlier(time.monotonic() + self._terms.heartbeat))
         self._write(frame.retry(self._retry_ms))
@@ -113,16 +115,8 @@ class Connection(asyncio.Protocol):
         self._terms.hub.leave(self)
         self._on_close(self._reason)
 
-    def deliver(self, frames: bytes, events: Sequence[Event], now: float) -> bool:
-        if self.scope.kind == "operation" and any(event.terminal for event in events):
-            self.wake(EntryId(events[0].id - 1))
-            return False
-        self._cursor.at = self._cursor.told = events[-1].id
-        self._sent_at = now
-        self._transport.write(frames)
-        return True
-
     def wake(self, since: EntryId) -> None:
+        self._settle()
         self._cursor.at = max(self._cursor.at, since)  # a quiet scope's own place may have aged out of the log
         self.pump()
 
@@ -156,6 +150,7 @@ class Connection(asyncio.Protocol):
             self.pump()
 
     def timer(self, now: float) -> float:
+        self._settle()
         if self._expires is not None and now >= self._expires:
             self.close("expired")
         waiting = self._transport.get_write_buffer_size()
@@ -176,6 +171,7 @@ class Connection(asyncio.Protocol):
     def close(self, reason: str) -> None:
         if self._reason:
             return
+        self._settle()
         cursor = self._cursor
         if self._live or (self._task is None and cursor.covered() and not cursor.behind()):
             cursor.catch_up()
@@ -234,15 +230,23 @@ class Connection(asyncio.Protocol):
             hub = self._terms.hub
             self._cursor.replaying = self._cursor.lagging = False
             self._live = True
-            hub.live(self)
+            self._topic = hub.live(self)
             for operation in hub.history.stalled(self.scope, self._rested_at):
                 self.advise(operation)
 
     def _earlier(self, due: float) -> float:
         return due if self._expires is None else min(due, self._expires)
 
+    def _settle(self) -> None:
+        """Takes over the place that the topic kept."""
+        if self._topic is not None and self._topic.told > self._cursor.told:
+            self._cursor.at = self._cursor.told = self._topic.told
+            self._sent_at = max(self._sent_at, self._topic.sent_at)
+
     def _rest(self) -> None:
         if self._live:
+            self._settle()
+            self._topic = None
             self._live = False
             self._rested_at = time.monotonic()
             if not self._cursor.behind():
