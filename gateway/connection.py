@@ -42,8 +42,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_chunked", "_cursor", "_expires", "_from", "_live", "_on_close", "_paused", "_reason", "_rested_at",
-        "_retry_ms", "_sees", "_sent_at", "_stuck", "_task", "_terms", "_topic", "_transport", "_writable", "due", "scope",
-        "shares", "write",
+        "_retry_ms", "_sees", "_sent_at", "_stuck", "_task", "_terms", "_topic", "_transport", "_writable", "due",
+        "scope", "shares", "write",
     )  # fmt: skip
 
     def __init__(
@@ -71,12 +71,10 @@ class Connection(asyncio.Protocol):
         self._expires = expires
         self._on_close = on_close
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self._live = False
+        self._live = self._paused = False
         self._topic: Topic | None = None  # while it is live and shares: keeps its place
-        self._rested_at = 0.0
-        self._paused = False
+        self._rested_at = self._sent_at = 0.0
         self._stuck: tuple[int, float] | None = None  # bytes that wait in the transport, and since when
-        self._sent_at = 0.0
         self._reason = ""
         self._task: asyncio.Task[None] | None = None  # reads what memory doesn't hold; nothing is written beside it
         self._writable: asyncio.Future[None] | None = None
@@ -94,8 +92,7 @@ class Connection(asyncio.Protocol):
         """What a client sends after its request means nothing to an event stream."""
 
     def pause_writing(self) -> None:
-        self._paused = True
-        now = time.monotonic()
+        self._paused, now = True, time.monotonic()
         self._stuck = self._transport.get_write_buffer_size(), now
         if self._live:
             self._rest()
