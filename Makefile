@@ -1,6 +1,7 @@
 # make run    the gateway, a real Redis and a worker that syncs a real git repository; Ctrl-C ends it all
 # make test   every test, against a real redis-server
-# make bench  the benchmarks, beside a floor in C and a peer (CASES=…, REPEAT=…)
+# make bench  the benchmarks, beside a floor in C and the peers (CASES=…, REPEAT=…)
+# make plot   tests/bench/cost.svg: what a delivery costs, measured anew
 # make check  lint, types, import order, docs
 # PYTHON=…    the Python (3.11 or newer) that makes the venv, the first time
 
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := .
 
-.PHONY: run test bench check lock clean
+.PHONY: run test bench plot check lock clean
 
 run: $(VENV)/ok
 	@$(BIN)/python -m tests.worker.demo
@@ -19,6 +20,9 @@ test: $(VENV)/ok
 
 bench: $(VENV)/ok
 	$(BIN)/python -m tests.bench
+
+plot: $(VENV)/ok
+	$(BIN)/python -m tests.bench.plot
 
 check: $(VENV)/ok
 	$(BIN)/ruff format --check .

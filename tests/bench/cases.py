@@ -1,17 +1,35 @@
 """The cases: each makes its processes, measures, and gives figures by name. Times in ms, memory in bytes, CPU in µs."""
 
 import json
+import select
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 import redis
 
-from tests.bench.harness import BUILD, SERVER_CORE, STREAM, Gateway, cpu_s, entry, load, pinned, publish, result
+from tests.bench.harness import (
+    BUILD,
+    SERVER_CORE,
+    STREAM,
+    Gateway,
+    cpu_s,
+    entry,
+    load,
+    pinned,
+    publish,
+    result,
+    steady,
+)
+from tests.bench.peers import SERVERS
 from tests.redis_server import RedisServer, free_port
 
 Figures = dict[str, float]
+LOOK = ("-p", "1000")
+"""Where the cost of a delivery is compared, the load generator looks every millisecond instead of being woken by each
+send: a slower server would pay for more of its sleeps than a faster one."""
 LATENCY = ("p50_ms", "p99_ms", "p999_ms", "max_ms")
 
 
@@ -37,54 +55,40 @@ def _drained(gateway: Gateway, count: int) -> float:
     return time.monotonic() - began
 
 
-def fan_out(server: RedisServer, clients: int = 1000, rate: float = 20, seconds: float = 6) -> Figures:
-    """One topic, many clients, a steady rate: the cost of a delivery."""
-    gateway = Gateway(server, SSE_THROTTLE="off")
-    listening = load(gateway.port, "/api/projects/p-1/stream", clients, seconds + 1)
-    before = gateway.cpu_s()
-    sent = publish(_client(server), rate, seconds)
+def fan_out(
+    server: RedisServer, name: str = "gateway", clients: int = 1000, rate: float = 20, seconds: float = 6
+) -> Figures:
+    """One topic, many clients, a steady rate: what a delivery costs one of SERVERS."""
+    peer = SERVERS[name](server)
+    before = peer.memory()
+    listening = load(peer.port, "/api/projects/p-1/stream", clients, seconds + 1, *LOOK)
+    used, began = peer.cpu_s(), time.monotonic()
+    sent = steady(peer, rate, seconds)
     time.sleep(0.5)
-    used = gateway.cpu_s() - before
+    used, took = peer.cpu_s() - used, time.monotonic() - began
+    memory = (peer.memory() - before) / clients
     found = result(listening)
-    gateway.stop()
-    lost = sent * clients - found["events"]
-    return {"cpu_us": used * 1e6 / (sent * clients), "lost": lost} | {name: found[name] for name in LATENCY}
+    peer.stop()
+    return {
+        "cpu_us": used * 1e6 / (sent * clients),
+        "core_percent": 100 * used / took,
+        "lost": sent * clients - found["events"],
+        "bytes_each": memory,
+    } | {name: found[name] for name in LATENCY}
 
 
-def fan_out_floor(server: RedisServer, clients: int = 1000, rate: float = 20, seconds: float = 6) -> Figures:
-    """The same by a C loop of send()."""
+def floor(server: RedisServer, clients: int = 1000, rate: float = 20, seconds: float = 6, *look: str) -> Figures:
+    """The same by a C loop of send(). A rate of 0 is as fast as it goes."""
     port = free_port()
     command = [str(BUILD / "floor"), str(port), str(clients), str(rate), str(seconds)]
-    floor = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=pinned(SERVER_CORE))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=pinned(SERVER_CORE))
     time.sleep(0.1)
-    listening = load(port, "/", clients, seconds + 1)
-    out, _ = floor.communicate()
+    listening = load(port, "/", clients, seconds + 1, *look)
+    out, _ = process.communicate()
     found = result(listening)
     own = json.loads(out)
     per_s = own["deliveries"] / own["seconds"]
     return {"cpu_us": own["cpu_us"], "deliveries_per_s": per_s} | {name: found[name] for name in LATENCY}
-
-
-def fan_out_naive(server: RedisServer, clients: int = 1000, rate: float = 20, seconds: float = 6) -> Figures:
-    """The same by plain aiohttp-sse with a queue a client."""
-    port = free_port()
-    peer = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.naive", str(port), server.url],
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=pinned(SERVER_CORE),
-    )
-    assert peer.stdout is not None
-    peer.stdout.readline()
-    listening = load(port, "/api/projects/p-1/stream", clients, seconds + 1)
-    before = cpu_s(peer.pid)
-    sent = publish(_client(server), rate, seconds)
-    time.sleep(0.5)
-    used = cpu_s(peer.pid) - before
-    found = result(listening)
-    peer.kill()
-    peer.communicate()
-    return {"cpu_us": used * 1e6 / (sent * clients)} | {name: found[name] for name in LATENCY}
 
 
 def flat_out(server: RedisServer, clients: int = 1000, events: int = 4000) -> Figures:
@@ -170,18 +174,11 @@ def storm(server: RedisServer, clients: int = 10_000, behind: int = 100, live: i
     brisk = load(gateway.port, "/api/projects/p-2/stream", live, 12)
     calls = int(client.info("stats")["total_commands_processed"])
     options = ("-e", str(behind), "-H", f"Last-Event-ID: {place}")
+    command = [str(BUILD / "sseload"), "127.0.0.1", str(gateway.port), "/api/projects/p-1/stream", str(clients), "60"]
     began = time.monotonic()
-    command = [
-        str(BUILD / "sseload"),
-        "127.0.0.1",
-        str(gateway.port),
-        "/api/projects/p-1/stream",
-        str(clients),
-        "60",
-        *options,
-    ]
-    crowd = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    while crowd.poll() is None:
+    crowd = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert crowd.stdout is not None
+    while not select.select([crowd.stdout], [], [], 0)[0]:  # its result comes before it closes its connections
         client.xadd(STREAM, entry("9", "p-2", 200))
         time.sleep(0.01)
     took = time.monotonic() - began
@@ -259,12 +256,34 @@ def start_up(server: RedisServer, entries: int = 100_000) -> Figures:
     return {"ready_s": ready}
 
 
-CASES = {
+def replicas(server: RedisServer, count: int = 1, clients: int = 5, rate: float = 1000, seconds: float = 6) -> Figures:
+    """Several gateways on one Redis, each with its own clients: what a replica costs Redis and the others."""
+    assert server.process is not None
+    gateways = [Gateway(server, SSE_THROTTLE="off") for _ in range(count)]
+    listening = [load(each.port, "/api/projects/p-1/stream", clients, seconds + 3) for each in gateways]
+    time.sleep(0.5)
+    before, stored = [each.cpu_s() for each in gateways], cpu_s(server.process.pid)
+    sent = publish(_client(server), rate, seconds)
+    stored = cpu_s(server.process.pid) - stored
+    used = [each.cpu_s() - was for each, was in zip(gateways, before, strict=True)]
+    found = [result(each) for each in listening]
+    for each in gateways:
+        each.stop()
+    return {
+        "redis_us": stored * 1e6 / sent,
+        "cpu_us": sum(used) * 1e6 / (sent * clients * count),
+        "core_percent_each": 100 * sum(used) / count / seconds,
+        "lost": sent * clients * count - sum(each["events"] for each in found),
+        "p99_ms": max(each["p99_ms"] for each in found),
+    }
+
+
+CASES: dict[str, Callable[[RedisServer], Figures]] = {
     "fan_out": fan_out,
-    "fan_out_floor": fan_out_floor,
-    "fan_out_naive": fan_out_naive,
+    "fan_out_floor": lambda server: floor(server, 1000, 20, 6, *LOOK),
+    **{f"fan_out_{name}": partial(fan_out, name=name) for name in SERVERS if name != "gateway"},
     "flat_out": flat_out,
-    "flat_out_floor": lambda server: fan_out_floor(server, rate=0, seconds=4),
+    "flat_out_floor": lambda server: floor(server, rate=0, seconds=4),
     "many_topics": many_topics,
     "everything": everything,
     "no_clients": no_clients,
@@ -273,4 +292,5 @@ CASES = {
     "stalled_clients": stalled_clients,
     "big_history": big_history,
     "start_up": start_up,
+    **{f"replicas_{count}": partial(replicas, count=count) for count in (1, 2, 4, 8)},
 }

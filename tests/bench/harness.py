@@ -18,7 +18,6 @@ HERE = Path(__file__).parent
 BUILD = HERE.parent.parent / ".run" / "bench"
 SERVER_CORE, LOAD_CORE = 0, (os.cpu_count() or 1) - 1
 STREAM = "github:sync:events"
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def build() -> None:
@@ -34,11 +33,41 @@ def pinned(core: int) -> Any:
     return lambda: os.sched_setaffinity(0, {core})
 
 
-class Gateway:
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process so far, user and system, of all its threads."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
+class Process:
+    """A server under measurement. `pid` is the process that serves, where it isn't the one that was started."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+    pid = 0
+
+    def publish(self, event: dict[str, str]) -> None:
+        """Hands the server one event to fan out."""
+        raise NotImplementedError
+
+    def cpu_s(self) -> float:
+        return cpu_s(self.pid or self.process.pid)
+
+    def memory(self) -> int:
+        """Private bytes: what would be given back if it went."""
+        rollup = Path(f"/proc/{self.pid or self.process.pid}/smaps_rollup").read_text()
+        return sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Private_"))
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+class Gateway(Process):
     """`python -m gateway` alone on its core."""
 
     def __init__(self, server: RedisServer, **settings: str) -> None:
         self.port, self.admin = free_port(), free_port()
+        self._redis = redis.Redis.from_url(server.url)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SSE_")} | {
             "SSE_AUTH": "none",
             "SSE_REDIS_URL": server.url,
@@ -70,30 +99,15 @@ class Gateway:
             return False
         return True
 
+    def publish(self, event: dict[str, str]) -> None:
+        self._redis.xadd(STREAM, event, maxlen=100_000, approximate=True)
+
     def metric(self, sample: str) -> float:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=30) as response:
             for line in response.read().decode().splitlines():
                 if line.startswith(f"sse_gateway_{sample} "):
                     return float(line.split()[-1])
         return 0.0
-
-    def cpu_s(self) -> float:
-        return cpu_s(self.process.pid)
-
-    def memory(self) -> int:
-        """Private bytes: what would be given back if it went."""
-        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
-        return sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Private_"))
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-def cpu_s(pid: int) -> float:
-    """CPU seconds of a process, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def load(port: int, path: str, clients: int, seconds: float, *options: str) -> "subprocess.Popen[str]":
@@ -119,6 +133,18 @@ def result(process: "subprocess.Popen[str]") -> dict[str, float]:
 def entry(operation: str, project: str, size: int) -> dict[str, str]:
     data = f'{{"operationId":"{operation}","projectId":"{project}","percent":45,"sent":{time.time_ns()},"message":"'
     return {"type": "github_sync_progress", "data": data + "x" * (size - len(data) - 2) + '"}'}
+
+
+def steady(peer: Process, rate: float, seconds: float) -> int:
+    """Publishes to a server at `rate` events a second of project `p-1`, each with its send time."""
+    began, number = time.monotonic(), 0
+    while (elapsed := time.monotonic() - began) < seconds:
+        if number < elapsed * rate:
+            peer.publish(entry("0", "p-1", 200))
+            number += 1
+        else:
+            time.sleep(0.0005)
+    return number
 
 
 def publish(client: redis.Redis, rate: float, seconds: float, topics: int = 1, size: int = 200) -> int:

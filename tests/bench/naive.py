@@ -1,4 +1,4 @@
-"""The peer that people write: plain aiohttp-sse, a queue and a task a client. Arguments: PORT URL."""
+"""The peer that people write: plain aiohttp-sse, a queue and a task a client. Arguments: PORT URL STREAM."""
 
 import asyncio
 import sys
@@ -8,18 +8,15 @@ import uvloop
 from aiohttp import web
 from aiohttp_sse import sse_response
 
-from tests.bench.harness import STREAM
 
-
-async def main(port: int, url: str) -> None:
+async def main(port: int, url: str, stream: str) -> None:
     queues: set[asyncio.Queue[tuple[str, str, str]]] = set()
 
-    async def stream(request: web.Request) -> web.StreamResponse:
+    async def listen(request: web.Request) -> web.StreamResponse:
         queue: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue()
         queues.add(queue)
         try:
             async with sse_response(request) as response:
-                await response.send("", event="hello")
                 while True:
                     id, type, data = await queue.get()
                     await response.send(data, id=id, event=type)
@@ -27,7 +24,7 @@ async def main(port: int, url: str) -> None:
             queues.discard(queue)
 
     app = web.Application()
-    app.router.add_get("/api/projects/p-1/stream", stream)
+    app.router.add_get("/api/projects/p-1/stream", listen)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, backlog=4096).start()
@@ -35,11 +32,11 @@ async def main(port: int, url: str) -> None:
     client = redis.asyncio.Redis.from_url(url, decode_responses=True)
     last = "$"
     while True:
-        for _, entries in await client.xread({STREAM: last}, count=512, block=1000):
+        for _, entries in await client.xread({stream: last}, count=512, block=1000):
             for id, fields in entries:
                 last = id
                 for queue in queues:
                     queue.put_nowait((id, fields["type"], fields["data"]))
 
 
-uvloop.run(main(int(sys.argv[1]), sys.argv[2]))
+uvloop.run(main(int(sys.argv[1]), *sys.argv[2:]))
