@@ -1,0 +1,139 @@
+"""Real servers that belong together: a master watched by sentinels, and a cluster."""
+
+import itertools
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from tests.redis_server import RedisServer, binary, free_port
+
+SLOTS = 16384
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Until it holds; what Redis raises while it changes its mind counts as not yet."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if condition():
+                return
+        except redis.RedisError:
+            pass
+        assert time.monotonic() < deadline, "the servers did not come together"
+        time.sleep(0.05)
+
+
+@dataclass
+class Watched:
+    """A master, its replica, and the ports of three sentinels that watch them under the name `main`."""
+
+    master: RedisServer
+    replica: RedisServer
+    ports: list[int]
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{port}" for port in (free_port(), *self.ports))  # the first is down
+        return f"redis+sentinel://{hosts}/main/0"
+
+    def wait_until_agreed(self) -> None:
+        """Until the sentinels know each other and the replica: only then can they fail over."""
+        with redis.Redis(port=self.ports[0], decode_responses=True) as client:
+
+            def agreed() -> bool:
+                state = client.sentinel_master("main")
+                return bool(state["num-slaves"] >= 1 and state["num-other-sentinels"] >= 2)
+
+            wait_for(agreed)
+
+    def wait_until_promoted(self) -> None:
+        with redis.Redis(port=self.replica.port, decode_responses=True) as client:
+            wait_for(lambda: client.info("replication")["role"] == "master")
+
+
+@contextmanager
+def sentinel() -> Iterator[Watched]:
+    master = RedisServer().start()
+    replica = RedisServer("--replicaof", "127.0.0.1", str(master.port)).start()
+    folder = Path(tempfile.mkdtemp(prefix="sse-sentinel-"))
+    ports, processes = [free_port() for _ in range(3)], []
+    for port in ports:
+        conf = folder / f"{port}.conf"
+        conf.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor main 127.0.0.1 {master.port} 2\n"
+            "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
+        )
+        processes.append(subprocess.Popen([binary(), str(conf), "--sentinel"], stdout=subprocess.DEVNULL))
+    try:
+        yield Watched(master, replica, ports)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        master.stop()
+        replica.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
+class Cluster:
+    """Three masters, and after them one replica of the first that owns `key`, where it was asked for."""
+
+    servers: list[RedisServer]
+    clients: list["redis.Redis[str]"]
+    slot: int
+    owner: int
+    """The index of the server that held the key at first."""
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers[:3])
+
+    def id(self, number: int) -> str:
+        return str(self.clients[number].execute_command("CLUSTER", "MYID"))
+
+    def migrate(self, key: str, to: int) -> None:
+        """Moves the key's slot from its owner to another master, as `redis-cli --cluster reshard` does."""
+        source, target, port = self.clients[self.owner], self.clients[to], self.servers[to].port
+        target.execute_command("CLUSTER", "SETSLOT", self.slot, "IMPORTING", self.id(self.owner))
+        source.execute_command("CLUSTER", "SETSLOT", self.slot, "MIGRATING", self.id(to))
+        source.execute_command("MIGRATE", "127.0.0.1", port, key, 0, 5000)
+        for client in (target, source):
+            client.execute_command("CLUSTER", "SETSLOT", self.slot, "NODE", self.id(to))
+
+
+@contextmanager
+def cluster(key: str, *, replica: bool = False) -> Iterator[Cluster]:
+    # The cluster's own port is 10,000 higher, and has to be one.
+    ports = itertools.islice((port for port in iter(free_port, 0) if port < 50_000), 3 + replica)
+    options = ("--cluster-enabled", "yes", "--cluster-config-file", "nodes", "--cluster-node-timeout", "2000")
+    servers = [RedisServer(*options, port=port).start() for port in ports]
+    clients = [redis.Redis(port=server.port, decode_responses=True) for server in servers]
+    try:
+        for number, client in enumerate(clients):
+            start, end = number * 5462, min(SLOTS, (number + 1) * 5462)
+            if number < 3:
+                client.execute_command("CLUSTER", "ADDSLOTS", *range(start, end))
+            client.execute_command("CLUSTER", "MEET", "127.0.0.1", servers[0].port)
+        slot = int(clients[0].execute_command("CLUSTER", "KEYSLOT", key))
+        made = Cluster(servers, clients, slot, slot // 5462)
+        wait_for(
+            lambda: all("cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO")) for client in clients)
+        )
+        if replica:
+            wait_for(lambda: bool(clients[3].execute_command("CLUSTER", "REPLICATE", made.id(made.owner))))
+            wait_for(lambda: clients[3].info("replication")["master_link_status"] == "up")
+            wait_for(lambda: len(clients[0].execute_command("CLUSTER", "REPLICAS", made.id(made.owner))) == 1)
+        yield made
+    finally:
+        for client in clients:
+            client.close()
+        for server in servers:
+            server.stop()
