@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
         self.pump()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._reason = self._reason or "client"
+        self._reason = self._reason or ("slow" if isinstance(exc, TimeoutError) else "client")  # see Server._listen
         self._stop()
         self._terms.hub.leave(self)
         self._on_close(self._reason)

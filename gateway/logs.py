@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
+from aiohttp.http_exceptions import HttpProcessingError
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # A token in a query or a header, anything shaped like a JWT, and the password of a URL.
@@ -62,6 +63,7 @@ def setup(level: str, format: str) -> None:
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("aiohttp.server").addFilter(Malformed())
 
 
 class Limited:
@@ -84,3 +86,18 @@ class Limited:
         self._windows[key] = began, count + 1
         if count < self._burst:
             self._logger.warning(message, extra=members)
+
+
+class Malformed(logging.Filter):
+    """In place of aiohttp's traceback for each malformed request, which quotes it, a short line, rate-limited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limited = Limited(logging.getLogger(__name__))
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            return True
+        self._limited.warning("malformed", "malformed HTTP request refused", error=type(error).__name__)
+        return False

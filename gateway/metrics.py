@@ -1,4 +1,4 @@
-"""Every metric of the contract, on its own registry.
+"""Every metric of the contract, on its own registry, and prometheus-client's of the process (CPU, memory, files).
 
 The counters are plain integers that the hot path adds to, one addition for a whole fan-out; they become Prometheus
 families only when they are scraped. No label ever carries an operation, a project, a user or an address.
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -56,6 +56,7 @@ class Metrics(Collector):
         self._delay_sum = 0.0
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)
 
     def observe_delivery(self, seconds: float, times: int) -> None:
         """One event handed to `times` sockets, `seconds` after its entry id's time (never below 0: clocks differ)."""

@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 from contextlib import suppress
 
 from aiohttp import web
@@ -19,6 +20,7 @@ from gateway.connection import Terms
 from gateway.history import History
 from gateway.hub import Hub
 from gateway.limits import Limits
+from gateway.logs import Limited
 from gateway.metrics import Metrics
 from gateway.pager import Pager
 from gateway.reader import Reader, Source
@@ -26,6 +28,8 @@ from gateway.shaping import Shaper
 
 KEEPALIVE: float = 75.0
 """Seconds that a connection may wait between requests, or for its first."""
+BACKLOG: int = 4096
+"""Connections that the kernel holds until they are accepted: a crowd that returns at once."""
 SPARE_FILES: int = 64
 """File descriptors for all that is no stream."""
 
@@ -48,7 +52,7 @@ class Server:
         self._pager = Pager(source, config.stream, shaper)
         self._reader = Reader(source, config.stream, self.hub, shaper, self.metrics)
         self._verifier = Verifier(config) if config.auth == "jwt" else None
-        limits = Limits(config.max_connections, config.max_connections_per_client)
+        limits = Limits(self._raise_file_limit(), config.max_connections_per_client)
         terms = Terms(self.hub, self._pager, config.heartbeat, config.slow_client_timeout)
         self._api = Api(config, terms, limits, self.metrics, self._verifier, self._reader.ready.is_set)
         self._public = self._runner(self._api.application())
@@ -65,11 +69,10 @@ class Server:
 
     async def start(self) -> None:
         """Listens, and begins to load the history; readiness follows."""
-        self._raise_file_limit()
         for runner, (host, port) in ((self._public, self._config.listen), (self._admin, self._config.admin_listen)):
             await runner.setup()
-            await web.TCPSite(runner, host, port, backlog=4096, reuse_address=True).start()
-        self._tasks = [asyncio.create_task(self._reader.run()), asyncio.create_task(self.hub.run())]
+            await web.SockSite(runner, self._listen(host, port), backlog=BACKLOG).start()
+        self._tasks = [asyncio.create_task(run()) for run in (self._reader.run, self.hub.run, self._watch_files)]
 
     @property
     def stopping(self) -> bool:
@@ -116,13 +119,37 @@ class Server:
     def _ready(self) -> bool:
         return self._reader.ready.is_set() and not self._stopping.is_set()
 
-    def _raise_file_limit(self) -> None:
-        """A stream is a file descriptor: takes all that the system allows, and says when that is too few."""
+    def _raise_file_limit(self) -> int:
+        """Takes all file descriptors that the system allows. How many streams there is room for."""
+        wanted = self._config.max_connections
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        if most != resource.RLIM_INFINITY and most < self._config.max_connections + SPARE_FILES:
-            message = "SSE_MAX_CONNECTIONS=%d, but only %d file descriptors are allowed: raise ulimit -n"
-            _log.warning(message, self._config.max_connections, most)
+        if most == resource.RLIM_INFINITY or most >= wanted + SPARE_FILES:
+            return wanted
+        fit = max(1, most - SPARE_FILES)
+        message = "SSE_MAX_CONNECTIONS=%d, but only %d file descriptors are allowed, so %d streams: raise ulimit -n"
+        _log.warning(message, wanted, most, fit)
+        return fit
+
+    async def _watch_files(self) -> None:
+        """Says that descriptors have run out: the event loop closes what it can't accept, and says nothing."""
+        limited = Limited(_log)
+        while True:
+            await asyncio.sleep(1)
+            try:
+                os.close(os.dup(0))
+            except OSError as error:
+                message = f"no file descriptor is left, new connections are closed: raise ulimit -n ({error})"
+                limited.warning("files", message, streams=len(self.hub.subscribers))
+
+    def _listen(self, host: str, port: int) -> socket.socket:
+        """A listening socket. What is set here, the connections that it accepts inherit."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: one that vanished acknowledges nothing (RFC 5482)
+            milliseconds = round(self._config.slow_client_timeout * 1000)
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        return listening
 
     @staticmethod
     def _runner(app: web.Application) -> web.AppRunner:

@@ -14,8 +14,8 @@ def launch() -> Iterator[Launch]:
     """Starts gateways: `launch(SSE_REDIS_URL=…)`; ready when it returns."""
     started: list[Process] = []
 
-    def begin(**settings: str) -> Process:
-        process = Process(**settings)
+    def begin(*before: str, **settings: str) -> Process:
+        process = Process(*before, **settings)
         started.append(process)
         process.start()
         return process

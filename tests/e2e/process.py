@@ -11,9 +11,12 @@ import urllib.request
 
 
 class Process:
-    """`python -m gateway` on free ports; `url` and `admin` from the line it prints."""
+    """`python -m gateway` on free ports; `url` and `admin` from the line it prints. `before` are words of a command
+    that runs it.
+    """
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, *before: str, **settings: str) -> None:
+        self._before = before
         self.popen: subprocess.Popen[str] | None = None
         self.settings = {
             "SSE_AUTH": "none",
@@ -26,7 +29,7 @@ class Process:
         """Starts it (again), on the port it had before."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SSE_")}
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "gateway"],
+            [*self._before, sys.executable, "-m", "gateway"],
             env=clean | self.settings,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

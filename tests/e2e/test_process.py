@@ -60,7 +60,7 @@ def test_an_unusable_key_file_stops_the_start(tmp_path: Path) -> None:
 def test_a_taken_port_is_said(shared_redis: RedisServer) -> None:
     done = run(SSE_AUTH="none", SSE_LISTEN=f"127.0.0.1:{shared_redis.port}", SSE_ADMIN_LISTEN="127.0.0.1:0")
     assert done.returncode == 1
-    assert "address already in use" in done.stderr
+    assert "address already in use" in done.stderr.lower()
 
 
 async def test_sigterm_drains_and_exits_0_with_json_lines(
