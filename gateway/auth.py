@@ -26,6 +26,8 @@ JWKS_MAX_AGE: Final = 600.0
 """Seconds after which the key set is fetched again, so that a withdrawn key goes out of use."""
 JWKS_COOLDOWN: Final = 10.0
 """Seconds between two fetches, however many unknown key ids are shown."""
+BAD_KEY_SET: Final = (jwt.PyJWTError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
+"""What PyJWT raises for a document that is no key set, whatever it is instead."""
 CACHE: Final = 4096
 """Verified tokens remembered, so that a crowd that returns costs no signatures."""
 
@@ -220,9 +222,13 @@ class KeySet:
             try:
                 async with self._session.get(self._url, allow_redirects=False) as response:
                     response.raise_for_status()
-                    body = await response.content.read(JWKS_MAX_BYTES)
+                    body = b""
+                    async for chunk in response.content.iter_any():
+                        body += chunk
+                        if len(body) > JWKS_MAX_BYTES:
+                            raise ValueError(f"more than {JWKS_MAX_BYTES} bytes")
                 keys = jwt.PyJWKSet.from_json(body.decode()).keys
-            except (aiohttp.ClientError, TimeoutError, jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
+            except (*BAD_KEY_SET, aiohttp.ClientError, TimeoutError) as error:
                 message = f"the key set can't be fetched, keeping the {len(self._keys)} keys there are: {error!r}"
                 self._limited.warning("jwks", message, url=self._url)
                 return False
