@@ -39,6 +39,7 @@ UNAVAILABLE: Final = (RedisError, RedisClusterException, OSError)
 """What a Redis that can't be read raises."""
 
 Link = AbstractConnection
+Command = tuple[str | int, ...]
 Entry = tuple[bytes, Sequence[bytes]]
 _OPTIONS: Final[dict[str, Any]] = {
     "protocol": 2,
@@ -46,6 +47,7 @@ _OPTIONS: Final[dict[str, Any]] = {
     "socket_connect_timeout": TIMEOUT,
     "driver_info": None,  # no CLIENT SETINFO: an ACL user that may only read the key can't run it
 }
+_LINK: Final = _OPTIONS | {"socket_timeout": None}  # `exchange` has its own: redis-py's may lose a cancellation
 _log = logging.getLogger(__name__)
 
 
@@ -70,9 +72,12 @@ class Source:
             connection = await self._by_cluster()
         else:
             options: dict[str, Any] = dict(parse_url(self._url))
-            connection = options.pop("connection_class", Connection)(**(options | _OPTIONS))
+            connection = options.pop("connection_class", Connection)(**(options | _LINK))
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(TIMEOUT):
+                await connection.connect()  # type: ignore[no-untyped-call]
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError  # lost on the way here: asyncio.wait_for does that before Python 3.12
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -127,28 +132,28 @@ class Source:
 
 def _plain(host: str, port: int, options: dict[str, Any]) -> Link:
     tls = options.pop("ssl", False)
-    return (SSLConnection if tls else Connection)(host=host, port=port, **(options | _OPTIONS))
+    return (SSLConnection if tls else Connection)(host=host, port=port, **(options | _LINK))
 
 
-async def exchange(connection: Link, *commands: tuple[str | int, ...]) -> list[Any]:
+async def exchange(connection: Link, *commands: Command) -> list[Any]:
     """Sends commands in one write and reads every reply. The first error reply is raised; the caller discards then."""
-    await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-    return [await connection.read_response() for _ in commands]
-
-
-async def _info(connection: Link, stream: str) -> dict[bytes, Any] | None:
-    """XINFO STREAM, or None where the key doesn't exist."""
     try:
-        [reply] = await exchange(connection, ("XINFO", "STREAM", stream))
+        async with asyncio.timeout(TIMEOUT):
+            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            return [await connection.read_response() for _ in commands]
+    except TimeoutError:
+        raise TimeoutError(f"no reply within {TIMEOUT:g} s") from None
+
+
+async def _info(connection: Link, stream: str, *before: Command) -> tuple[list[Any], dict[bytes, Any] | None]:
+    """The replies to `before` and to XINFO STREAM, asked in one write; [] and None where the key doesn't exist."""
+    try:
+        *replies, raw = await exchange(connection, *before, ("XINFO", "STREAM", stream))
     except ResponseError as error:
         if "no such key" in str(error):
-            return None
+            return [[] for _ in before], None
         raise
-    return _pairs(reply)
-
-
-def _pairs(reply: list[Any]) -> dict[bytes, Any]:
-    return dict(zip(reply[::2], reply[1::2], strict=True))
+    return replies, dict(zip(raw[::2], raw[1::2], strict=True))
 
 
 class Reader:
@@ -200,18 +205,14 @@ class Reader:
         if self._shaper is not None:
             self._shaper.reset()
         self._hub.history.begin(entry_id(oldest[0][0]) if oldest else ZERO)
-        start, info = "-", None
-        while oldest:
+        start = "-"
+        while True:
             read = ("XRANGE", self._stream, start, "+", "COUNT", COUNT)
-            # In one write, so that the count of entries ever added belongs to what was read.
-            entries, raw = await exchange(connection, read, ("XINFO", "STREAM", self._stream))
-            info = _pairs(raw)
+            [entries], info = await _info(connection, self._stream, read)
             self._take(entries, self._hub.load)
             if len(entries) < COUNT:
                 break
             start = f"({format_id(self._cursor)}"
-        else:
-            info = await _info(connection, self._stream)
         if info is None:
             self._added = 0
         elif not info[b"length"] or entry_id(info[b"last-generated-id"]) == self._cursor:
@@ -245,7 +246,7 @@ class Reader:
 
     async def _was_reset(self, connection: Link) -> bool:
         """Whether the missing of the cursor's entry means more than that trimming has passed it."""
-        info = await _info(connection, self._stream)
+        _, info = await _info(connection, self._stream)
         if info is None:
             return True
         last, length = entry_id(info[b"last-generated-id"]), info[b"length"]

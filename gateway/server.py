@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import socket
-from contextlib import suppress
 
 from aiohttp import web
 
@@ -107,9 +106,9 @@ class Server:
         for subscriber in list(self.hub.subscribers):
             subscriber.abort("drain")
         for task in self._tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await task  # its failure was raised by `run`
+            while not task.done():  # its failure was raised by `run`
+                task.cancel()  # again, should a library have swallowed it
+                await asyncio.wait([task], timeout=1)
         await self._pager.close()
         if self._verifier is not None:
             await self._verifier.close()

@@ -1,6 +1,7 @@
 """Every form of SSE_REDIS_URL, against servers of that form: unix socket, password, TLS, Sentinel, Cluster."""
 
 import asyncio
+import random
 import shutil
 import subprocess
 import tempfile
@@ -9,6 +10,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from gateway.history import History
+from gateway.hub import Hub
+from gateway.metrics import Metrics
+from gateway.reader import Reader, Source
 from tests.conftest import Worker, running, working
 from tests.redis_groups import cluster, sentinel
 from tests.redis_server import RedisServer, binary, free_port
@@ -104,3 +109,27 @@ async def test_cluster(session: aiohttp.ClientSession) -> None:
     with cluster(KEY) as made:
         async with working(made.servers[made.owner].url) as worker:
             await follows(session, made.url, worker)
+
+
+async def test_the_reader_ends_when_it_is_cancelled_however_busy(shared_redis: RedisServer) -> None:
+    """asyncio.wait_for, with which redis-py bounds its sending, loses cancellations before Python 3.12."""
+    async with working(shared_redis.url, "busy") as worker:
+
+        async def publish() -> None:
+            while True:
+                await worker.publish("started")
+                await asyncio.sleep(0.001)
+
+        publishing = asyncio.create_task(publish())
+        for _ in range(100):
+            metrics = Metrics()
+            hub = Hub(History(1000, 1 << 20, 60), metrics, 0)
+            reader = Reader(Source(shared_redis.url, "busy"), "busy", hub, None, metrics)
+            running = asyncio.create_task(reader.run())
+            await reader.ready.wait()
+            await asyncio.sleep(random.uniform(0, 0.01))
+            running.cancel()
+            done, _ = await asyncio.wait([running], timeout=0.5)
+            assert done, "it goes on reading"
+        publishing.cancel()
+        await asyncio.wait([publishing])
