@@ -2,6 +2,7 @@
 # make test   every test, against a real redis-server
 # make bench  the benchmarks, beside a floor in C and the peers (CASES=…, REPEAT=…)
 # make plot   tests/bench/cost.svg: what a delivery costs, measured anew
+# make soak   random faults and clients under a checker, for MINUTES=10 (LISTENERS=…, RATE=…)
 # make check  lint, types, import order, docs
 # PYTHON=…    the Python (3.11 or newer) that makes the venv, the first time
 
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := .
 
-.PHONY: run test bench plot check lock clean
+.PHONY: run test bench plot soak check lock clean
 
 run: $(VENV)/ok
 	@$(BIN)/python -m tests.worker.demo
@@ -23,6 +24,9 @@ bench: $(VENV)/ok
 
 plot: $(VENV)/ok
 	$(BIN)/python -m tests.bench.plot
+
+soak: $(VENV)/ok
+	$(BIN)/python -m tests.soak
 
 check: $(VENV)/ok
 	$(BIN)/ruff format --check .

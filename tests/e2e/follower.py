@@ -23,6 +23,7 @@ class Follower:
     def __init__(self, session: aiohttp.ClientSession, url: str, pause: float = 0.2) -> None:
         self.runs: list[list[str]] = [[]]
         self.gaps: list[dict[str, Any]] = []
+        self.gap_at: list[float] = []
         self.seen_at: dict[str, float] = {}
         self.opened: list[float] = []
         self.last = ""
@@ -47,6 +48,7 @@ class Follower:
                 for message in parser.feed(chunk):
                     if message.type == "replay_gap":
                         self.gaps.append(message.json)
+                        self.gap_at.append(time.monotonic())
                         self.runs.append([])
                     elif message.type != "operation_stalled":
                         self.runs[-1].append(message.last_event_id)
