@@ -234,6 +234,8 @@ class Hub:
 
     def restart(self) -> None:
         """The stream began anew, and the history holds what there is of it: tells everyone."""
+        # The places that the topics keep are of the old stream; each subscriber comes back to a new one.
+        self._everything, self._operations, self._projects = Topic(), {}, {}
         for subscriber in list(self.subscribers):
             subscriber.restart()
 
