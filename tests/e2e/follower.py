@@ -120,10 +120,12 @@ async def tasks(*runs: Callable[[], Awaitable[None]]) -> AsyncIterator[list["asy
         yield running
     finally:
         for task in running:
-            task.cancel()
-        for result in await asyncio.gather(*running, return_exceptions=True):
-            if not isinstance(result, asyncio.CancelledError):
-                raise result
+            while not task.done():  # asyncio.wait_for, within redis-py, may swallow one before Python 3.12
+                task.cancel()
+                await asyncio.wait([task], timeout=1)
+        for task in running:
+            if not task.cancelled():
+                task.result()
 
 
 @dataclass
