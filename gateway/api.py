@@ -8,13 +8,12 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import Final
 
 import orjson
 from aiohttp import web
 
-from gateway import frame, ui
+from gateway import frame, trace, ui
 from gateway.auth import EVERYTHING, Grant, InvalidToken, KeysUnavailable, Verifier, find_token
 from gateway.config import Config
 from gateway.connection import Connection, Terms
@@ -22,6 +21,7 @@ from gateway.event import format_id, parse_id, valid_id
 from gateway.handshake import EventStream, take_over
 from gateway.limits import Limits, client_address
 from gateway.metrics import Metrics
+from gateway.problem import Problem, spread
 from gateway.scope import MAX_FILTERS, Scope
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -30,16 +30,6 @@ CROWDED: Final = 5
 """How many times SSE_RETRY a client is sent away for that is over a limit."""
 
 _log = logging.getLogger(__name__)
-
-
-class Problem(Exception):
-    """A refusal: its HTTP status, a `detail` that says what to do, and headers that go with it."""
-
-    def __init__(self, status: int, detail: str, **headers: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
 class Api:
@@ -172,7 +162,7 @@ class Api:
 
     async def _stream(self, request: web.Request, scope: Scope, grant: Grant) -> web.StreamResponse:
         self._check(scope, grant)
-        response = EventStream(self._config.slow_client_timeout)
+        response = EventStream()
         if request.method == "HEAD":
             return web.Response(headers=response.headers)
         last_event_id = request.headers.get("Last-Event-ID") or request.query.get("lastEventId") or None
@@ -185,11 +175,13 @@ class Api:
             why = "too many streams of this client" if refused == 429 else "too many streams"
             raise Problem(refused, f"{why}: come back", Retry_After=str(math.ceil(self._config.retry * CROWDED)))
 
+        line = {"scope": scope.kind} | request["who"] if _log.isEnabledFor(logging.DEBUG) else {}
+
         def on_close(reason: str) -> None:
             self._limits.release(client)
             self._metrics.connections[scope.kind] -= 1
             self._metrics.closed[reason] += 1
-            _log.debug("stream closed", extra={"scope": scope.kind, "reason": reason})
+            _log.debug("stream closed", extra={"reason": reason} | line)
 
         self._metrics.connections[scope.kind] += 1
         connection = Connection(
@@ -199,12 +191,12 @@ class Api:
             last_event_id=last_event_id,
             follow=follow,
             chunked=request.version >= (1, 1),
-            retry_ms=_spread(self._config.retry * 1000, 0.5),
+            retry_ms=spread(self._config.retry * 1000),
             expires=self._expires(grant),
             on_close=on_close,
         )
         self._metrics.opened[scope.kind] += 1
-        _log.debug("stream opened", extra={"scope": scope.kind})
+        _log.debug("stream opened", extra=line)
         try:
             taken = await take_over(request, response, connection)
         except BaseException as error:
@@ -238,6 +230,7 @@ class Api:
 
     @web.middleware
     async def _problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        request["who"] = trace.identify(request.headers)
         try:
             return await handler(request)
         except Problem as raised:
@@ -253,26 +246,13 @@ class Api:
         except web.HTTPException as error:
             problem = Problem(error.status, error.reason)
         self._metrics.refused[problem.status] += 1
-        return self._answer(request, problem)
-
-    def _answer(self, request: web.Request, problem: Problem) -> web.StreamResponse:
-        retry_after = problem.headers.get("Retry-After")
-        if retry_after is not None and "text/event-stream" in request.headers.get("Accept", ""):
-            # Any status but 200 would make an EventSource give up for good.
-            body = frame.refusal(_spread(int(retry_after) * 1000, 0.5), problem.detail)
-            return web.Response(body=body, headers=EventStream(self._config.slow_client_timeout).headers)
-        title = HTTPStatus(problem.status).phrase
-        body = orjson.dumps({"status": problem.status, "title": title, "detail": problem.detail})
-        return web.Response(
-            status=problem.status,
-            body=body,
-            content_type="application/problem+json",
-            headers=problem.headers | {"Cache-Control": "no-store"},
-        )
+        _log.debug("request refused", extra={"status": problem.status, "detail": problem.detail} | request["who"])
+        return problem.response(request.headers.get("Accept", ""))
 
     async def _headers(self, request: web.Request, response: web.StreamResponse) -> None:
         response.headers["Server"] = "sse-gateway"
         response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["X-Request-ID"] = request["who"]["request_id"]
         origins, origin = self._config.cors_origins, request.headers.get("Origin")
         if origins and origins != ("*",):
             response.headers["Vary"] = "Origin"
@@ -290,7 +270,3 @@ def _path_id(request: web.Request, name: str) -> str:
     if not valid_id(id):
         raise Problem(400, f"{name} has 1-256 characters, none of them a control character")
     return id
-
-
-def _spread(value: float, by: float) -> int:
-    return max(1, round(value * random.uniform(1 - by, 1 + by)))

@@ -51,8 +51,13 @@ def valid_id(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and 0 < len(value) <= schema.ID_MAX_LENGTH and _CONTROL.search(value) is None
 
 
+REASONS: Final = ("too_large", "type", "data", "json", "operation_id", "project_id", "timestamp")
+
+
 class Rejected(Exception):
-    """An entry that breaks the first table. `reason` is the metric's label, `detail` tells the worker's author."""
+    """An entry that breaks the first table. `reason` (of REASONS) is the metric's label, `detail` tells the worker's
+    author.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)

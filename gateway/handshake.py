@@ -13,8 +13,8 @@ from aiohttp_sse import EventSourceResponse
 class EventStream(EventSourceResponse):
     """aiohttp-sse's handshake with the contract's headers and without its ping task; the body is the connection's."""
 
-    def __init__(self, send_timeout: float) -> None:
-        super().__init__(allow_all_methods=True, send_timeout=send_timeout)
+    def __init__(self) -> None:
+        super().__init__(allow_all_methods=True, send_timeout=None)  # the listening socket has it: Server._listen
         self.headers["Content-Type"] = "text/event-stream; charset=utf-8"
         self.headers["Cache-Control"] = "no-store, no-transform"
         self.headers["Connection"] = "close"

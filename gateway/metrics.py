@@ -15,12 +15,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 import gateway
-from gateway import schema
+from gateway import event, schema
 
 REASONS: Final = ("client", "terminal", "slow", "expired", "drain", "error")
 KINDS: Final = ("operation", "project", "multi")
 GAPS: Final = ("trimmed", "unknown", "reset")
 TYPES: Final = (*schema.TYPES, "other")
+REFUSALS: Final = (400, 401, 403, 404, 405, 429, 503)
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 _KNOWN = frozenset(schema.TYPES)
@@ -38,9 +39,10 @@ class Metrics(Collector):
         self.connections = dict.fromkeys(KINDS, 0)
         self.opened = dict.fromkeys(KINDS, 0)
         self.closed = dict.fromkeys(REASONS, 0)
-        self.refused: Counter[int] = Counter()
+        # A series that begins with its first event hides that event from rate(): all begin at 0.
+        self.refused: Counter[int] = Counter(dict.fromkeys(REFUSALS, 0))
         self.consumed = dict.fromkeys(TYPES, 0)
-        self.rejected: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter(dict.fromkeys(event.REASONS, 0))
         self.nonconforming = dict.fromkeys(TYPES, 0)
         self.throttled = 0
         self.delivered = dict.fromkeys(TYPES, 0)
@@ -49,6 +51,7 @@ class Metrics(Collector):
         self.gaps = dict.fromkeys(GAPS, 0)
         self.reconnects = 0
         self.redis_up = False
+        self.connections_limit = 0
         self.log_events: Callable[[], float] = lambda: 0
         self.log_bytes: Callable[[], float] = lambda: 0
         self.stream_lag: Callable[[], float] = lambda: 0
@@ -70,6 +73,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield _gauge("connections", "Open streams.", "scope", self.connections)
+        yield _gauge("connections_limit", "Streams there is room for.", "", {"": self.connections_limit})
         yield _counter("connections_opened", "Streams opened.", "scope", self.opened)
         yield _counter("connections_closed", "Streams closed, by why.", "reason", self.closed)
         yield _counter("requests_rejected", "Requests refused, by status.", "status", self.refused)

@@ -51,7 +51,8 @@ class Server:
         self._pager = Pager(source, config.stream, shaper)
         self._reader = Reader(source, config.stream, self.hub, shaper, self.metrics)
         self._verifier = Verifier(config) if config.auth == "jwt" else None
-        limits = Limits(self._raise_file_limit(), config.max_connections_per_client)
+        self.metrics.connections_limit = self._raise_file_limit()
+        limits = Limits(self.metrics.connections_limit, config.max_connections_per_client)
         terms = Terms(self.hub, self._pager, config.heartbeat, config.slow_client_timeout)
         self._api = Api(config, terms, limits, self.metrics, self._verifier, self._reader.ready.is_set)
         self._public = self._runner(self._api.application())

@@ -10,10 +10,10 @@ import gateway
 
 PACKAGE = Path(gateway.__file__).parent
 ORDER = (
-    "schema event scope frame shaping config metrics logs "  # words
+    "schema event scope frame shaping config metrics logs trace "  # words
     "topic history cursor hub limits "  # state
     "reader pager auth handshake connection "  # edges
-    "ui api admin "  # faces
+    "ui problem api admin "  # faces
     "server __main__"  # process
 ).split()
 READING = {"XRANGE", "XREVRANGE", "XREAD", "XINFO"}

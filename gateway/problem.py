@@ -1,0 +1,40 @@
+"""A refusal, and how it is told: as a problem (RFC 9457), or in EventSource's own language where it is temporary."""
+
+import random
+from http import HTTPStatus
+
+import orjson
+from aiohttp import web
+
+from gateway import frame
+from gateway.handshake import EventStream
+
+
+class Problem(Exception):
+    """A refusal: its HTTP status, a `detail` that says what to do, and headers that go with it."""
+
+    def __init__(self, status: int, detail: str, **headers: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    def response(self, accept: str) -> web.Response:
+        """The answer to a request whose Accept header is `accept`."""
+        retry_after = self.headers.get("Retry-After")
+        if retry_after is not None and "text/event-stream" in accept:
+            # Any status but 200 would make an EventSource give up for good.
+            body = frame.refusal(spread(int(retry_after) * 1000), self.detail)
+            return web.Response(body=body, headers=EventStream().headers)
+        title = HTTPStatus(self.status).phrase
+        return web.Response(
+            status=self.status,
+            body=orjson.dumps({"status": self.status, "title": title, "detail": self.detail}),
+            content_type="application/problem+json",
+            headers=self.headers | {"Cache-Control": "no-store"},
+        )
+
+
+def spread(ms: float) -> int:
+    """`ms` milliseconds ± 50 %, so that a crowd doesn't return at once."""
+    return max(1, round(ms * random.uniform(0.5, 1.5)))
