@@ -3,6 +3,8 @@
 # make bench  the benchmarks, beside a floor in C and the peers (CASES=…, REPEAT=…)
 # make plot   tests/bench/cost.svg: what a delivery costs, measured anew
 # make soak   random faults and clients under a checker, for MINUTES=10 (LISTENERS=…, RATE=…)
+# make image  the container image IMAGE:version, by ENGINE=docker
+# make sbom   .run/sbom.json: what the image holds (CycloneDX)
 # make check  lint, types, import order, docs
 # PYTHON=…    the Python (3.11 or newer) that makes the venv, the first time
 
@@ -10,8 +12,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := .
+IMAGE ?= sse-gateway
+ENGINE ?= docker
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 
-.PHONY: run test bench plot soak check lock clean
+.PHONY: run test bench plot soak image sbom check lock clean
 
 run: $(VENV)/ok
 	@$(BIN)/python -m tests.worker.demo
@@ -27,6 +32,19 @@ plot: $(VENV)/ok
 
 soak: $(VENV)/ok
 	$(BIN)/python -m tests.soak
+
+image:
+	$(ENGINE) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) -t $(IMAGE):$(VERSION) .
+
+# Like uv below, the tool is fetched for this and used for nothing else.
+sbom:
+	$(PYTHON) -m venv --clear .run/cyclonedx
+	.run/cyclonedx/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
+	$(PYTHON) -m venv --clear --without-pip .run/runtime
+	.run/cyclonedx/bin/python -m pip --python .run/runtime/bin/python install --quiet --disable-pip-version-check \
+		--require-hashes -r requirements.lock
+	.run/cyclonedx/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file .run/sbom.json .run/runtime/bin/python
 
 check: $(VENV)/ok
 	$(BIN)/ruff format --check .

@@ -8,15 +8,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
 
 
 class Process:
-    """`python -m gateway` on free ports; `url` and `admin` from the line it prints. `before` are words of a command
-    that runs it.
+    """`python -m gateway` on free ports, or another `command` in `cwd` that starts it; `url` and `admin` from the line
+    it prints. `before` are words of a command that runs it.
     """
 
-    def __init__(self, *before: str, **settings: str) -> None:
-        self._before = before
+    def __init__(self, *before: str, command: Sequence[str] = (), cwd: Path | None = None, **settings: str) -> None:
+        self._command = [*before, *(command or (sys.executable, "-m", "gateway"))]
+        self._cwd = cwd
         self.popen: subprocess.Popen[str] | None = None
         self.settings = {
             "SSE_AUTH": "none",
@@ -27,9 +30,12 @@ class Process:
 
     def start(self) -> None:
         """Starts it (again), on the port it had before."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("SSE_")}
+        # Another folder has its own code.
+        gone = ("SSE_", "PYTHONPATH") if self._cwd else ("SSE_",)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(gone)}
         self.popen = subprocess.Popen(
-            [*self._before, sys.executable, "-m", "gateway"],
+            self._command,
+            cwd=self._cwd,
             env=clean | self.settings,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
