@@ -1,11 +1,13 @@
 """Real proxies in front of gateways: nginx and HAProxy, where the system has them."""
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +25,7 @@ needs_haproxy = pytest.mark.skipif(
 )
 
 # What ingress-nginx writes for a location by default (its template, controller 1.x), the buffering that it turns off
-# included; `nginx-ingress` of a chart's annotations adds to LOCATION.
+# included; `ingress` lays a chart's annotations over it.
 INGRESS = """
 proxy_http_version 1.1;
 proxy_set_header Host $host;
@@ -42,6 +44,17 @@ proxy_request_buffering on;
 proxy_next_upstream error timeout;
 proxy_next_upstream_tries 3;
 """
+
+
+def ingress(annotations: Mapping[str, str]) -> str:
+    """What ingress-nginx makes of an Ingress's annotations: over its defaults, the directive of each one's name."""
+    directives = dict(line.rstrip(";").split(" ", 1) for line in INGRESS.strip().splitlines() if "header" not in line)
+    for name, value in annotations.items():
+        directive = name.removeprefix("nginx.ingress.kubernetes.io/").replace("-", "_")
+        assert directive in directives, f"{name} is no annotation of ingress-nginx that this knows"
+        directives[directive] = value + ("s" if directive.endswith("_timeout") else "")
+    headers = [line for line in INGRESS.splitlines() if "header" in line]
+    return "\n".join([*headers, *(f"{name} {value};" for name, value in directives.items())])
 
 
 def _listening(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -74,22 +87,53 @@ def _run(command: list[str], folder: Path, port: int) -> Iterator[int]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+class Nginx:
+    """nginx before gateways: `route` says before which."""
+
+    def __init__(self, folder: Path, location: str, server: str, listen: str, paths: Sequence[str]) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self._location = location
+        self._server = f"listen 127.0.0.1:{self.port} {listen} backlog=4096; {server}"
+        self._paths = paths
+
+    def route(self, upstreams: Sequence[int]) -> None:
+        """Sends new connections to the gateways at those ports; who is connected stays where it is."""
+        servers = " ".join(f"server 127.0.0.1:{each} max_fails=0;" for each in upstreams)
+        temporary = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        paths = " ".join(f"{name}_temp_path {self._folder};" for name in temporary)
+        locations = "\n".join(
+            f"location {path} {{ proxy_pass http://gateways;\n{self._location}\n}}" for path in self._paths
+        )
+        (self._folder / "conf").write_text(
+            "daemon off; worker_processes 1; pid nginx.pid; error_log stderr warn;\n"
+            "events { worker_connections 8192; }\n"
+            f"http {{ access_log off; {paths}\n"
+            f"upstream gateways {{ {servers} keepalive 32; }}\n"
+            f"server {{ {self._server}\n{locations} }} }}\n"
+        )
+        if (self._folder / "nginx.pid").exists():
+            os.kill(int((self._folder / "nginx.pid").read_text()), signal.SIGHUP)
+
+
+@contextmanager
+def routing(
+    upstreams: Sequence[int], location: str = INGRESS, server: str = "", listen: str = "", paths: Sequence[str] = ("/",)
+) -> Iterator[Nginx]:
+    """nginx that goes before other gateways later. `location` and `server` are directives."""
+    folder = Path(tempfile.mkdtemp(prefix="sse-nginx-"))
+    front = Nginx(folder, location, server, listen, paths)
+    front.route(upstreams)
+    assert NGINX is not None
+    with _run([NGINX, "-p", str(folder), "-c", str(folder / "conf"), "-e", "stderr"], folder, front.port):
+        yield front
+
+
 @contextmanager
 def nginx(upstreams: Sequence[int], location: str = INGRESS, server: str = "", listen: str = "") -> Iterator[int]:
-    """nginx before the gateways at those ports; its own port. `location` and `server` are directives."""
-    folder, port = Path(tempfile.mkdtemp(prefix="sse-nginx-")), free_port()
-    servers = " ".join(f"server 127.0.0.1:{each} max_fails=0;" for each in upstreams)
-    paths = " ".join(f"{name}_temp_path {folder};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    (folder / "conf").write_text(
-        "daemon off; worker_processes 1; pid nginx.pid; error_log stderr warn; events { worker_connections 8192; }\n"
-        f"http {{ access_log off; {paths}\n"
-        f"upstream gateways {{ {servers} keepalive 32; }}\n"
-        f"server {{ listen 127.0.0.1:{port} {listen} backlog=4096; {server}\n"
-        f"location / {{ proxy_pass http://gateways;\n{location}\n}} }} }}\n"
-    )
-    assert NGINX is not None
-    with _run([NGINX, "-p", str(folder), "-c", str(folder / "conf"), "-e", "stderr"], folder, port) as found:
-        yield found
+    """nginx before the gateways at those ports; its own port."""
+    with routing(upstreams, location, server, listen) as front:
+        yield front.port
 
 
 @contextmanager
