@@ -10,7 +10,6 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from gateway import __version__
 from gateway.config import VARIABLES, duration
 from tests.chart import CHART, CI, helm, one, render
 
@@ -147,11 +146,6 @@ def test_the_variables_reach_the_pod() -> None:
     [pod, *_] = pods([one(render(PRODUCTION), "Deployment")])
     assert pod["containers"][0]["envFrom"][1] == {"secretRef": {"name": "sse-gateway"}}
     assert environment(render(TRY))["SSE_REDIS_URL"] == "redis://demo-sse-gateway-redis:6379/0"
-
-
-def test_versions_agree() -> None:
-    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    assert chart["appVersion"] == chart["version"] == __version__
 
 
 def leaves(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

