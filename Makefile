@@ -5,6 +5,7 @@
 # make soak   random faults and clients under a checker, for MINUTES=10 (LISTENERS=…, RATE=…)
 # make image  the container image IMAGE:version, by ENGINE=docker
 # make sbom   .run/sbom.json: what the image holds (CycloneDX)
+# make fuzz   the decoder and the parsers, coverage-guided, for SECONDS=60
 # make check  lint, types, import order, docs
 # PYTHON=…    the Python (3.11 or newer) that makes the venv, the first time
 
@@ -14,9 +15,10 @@ BIN := $(VENV)/bin
 export PYTHONPATH := .
 IMAGE ?= sse-gateway
 ENGINE ?= docker
+SECONDS ?= 60
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 
-.PHONY: run test bench plot soak image sbom check lock clean
+.PHONY: run test bench plot soak fuzz image sbom check lock clean
 
 run: $(VENV)/ok
 	@$(BIN)/python -m tests.worker.demo
@@ -32,6 +34,13 @@ plot: $(VENV)/ok
 
 soak: $(VENV)/ok
 	$(BIN)/python -m tests.soak
+
+fuzz: $(VENV)/ok
+	$(PYTHON) -m venv .run/atheris
+	.run/atheris/bin/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
+	mkdir -p .run/corpus
+	PYTHONPATH=.:$(wildcard $(VENV)/lib/*/site-packages) .run/atheris/bin/python tests/fuzz.py .run/corpus \
+		-max_total_time=$(SECONDS) -artifact_prefix=.run/
 
 image:
 	$(ENGINE) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) -t $(IMAGE):$(VERSION) .

@@ -248,14 +248,15 @@ class Config:
                 values[attribute] = variable.parse(text) if text else _absent(variable)
             except ValueError as error:
                 why = f" ({error})" if variable.parse is _file else ""
-                errors.append(f"{name}={_shown(name, text)}{why}: expected {variable.accepts}")
+                errors.append(f"{name}={shown(name, text)}{why}: expected {variable.accepts}")
         errors += _auth_errors(environ)
         if errors:
             raise ConfigError("\n".join(errors))
         return cls(**values)
 
 
-def _shown(name: str, text: str) -> str:
+def shown(name: str, text: str) -> str:
+    """A variable's value as an error may show it: quoted, without secrets."""
     if name == "SSE_JWT_SECRET":
         return "***"
     return repr(_PASSWORD.sub(r"\1***@", text))
@@ -272,9 +273,9 @@ def _auth_errors(environ: Mapping[str, str]) -> list[str]:
     given = [key for key in keys if environ.get(key)]
     if len(given) == 1:
         return []
-    shown = " and ".join(f"{key}={_shown(key, environ[key])}" for key in given)
+    found = " and ".join(f"{key}={shown(key, environ[key])}" for key in given)
     accepted = f"expected exactly one of {', '.join(keys)}; or SSE_AUTH=none for no tokens at all"
-    return [f"{shown or 'SSE_AUTH=jwt has no key'}: {accepted}"]
+    return [f"{found or 'SSE_AUTH=jwt has no key'}: {accepted}"]
 
 
 def unknown(environ: Mapping[str, str]) -> list[str]:

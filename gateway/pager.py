@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from gateway import frame
 from gateway.event import ZERO, EntryId, Event, Rejected, decode, format_id
 from gateway.logs import Limited
-from gateway.reader import BACKOFF, COUNT, UNAVAILABLE, Link, Source, entry_id, exchange
+from gateway.reader import BACKOFF, COUNT, entry_id
 from gateway.shaping import Shaper
+from gateway.source import UNAVAILABLE, Link, Source, exchange
 
 _log = logging.getLogger(__name__)
 

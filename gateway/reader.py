@@ -1,7 +1,7 @@
-"""Redis: the URL forms, and one reader that loads the stream, follows it, backs off and notices a reset.
+"""One reader: loads the stream, follows it, backs off, and notices a reset.
 
-The only file that imports redis, and it only reads. Owns one dedicated connection, discarded after any error: what a
-half-read reply leaves behind is never trusted. Never knows who listens.
+It only reads. Owns one dedicated connection, discarded after any error: what a half-read reply leaves behind is never
+trusted. Never knows who listens.
 """
 
 import asyncio
@@ -10,12 +10,6 @@ import random
 import time
 from collections.abc import Sequence
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlsplit
-
-from redis.asyncio import Sentinel
-from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from gateway import frame, schema
 from gateway.event import ZERO, EntryId, Event, Rejected, decode, format_id
@@ -23,31 +17,18 @@ from gateway.hub import Hub
 from gateway.logs import Limited
 from gateway.metrics import Metrics, type_label
 from gateway.shaping import Shaper
+from gateway.source import UNAVAILABLE, Command, Link, Refused, Source, exchange
 
 COUNT: Final = 512
 """Entries asked for at once."""
 BLOCK_MS: Final = 1000
 """How long XREAD waits; also how soon a reset of an idle stream is noticed."""
-TIMEOUT: Final = 4.0
-"""Seconds without a reply after which a link counts as dead; above BLOCK_MS."""
 BATCH_BYTES: Final = 256 * 1024
 """Bytes of frames published at once: no subscriber is ever given more in one piece."""
 BACKOFF: Final = (0.1, 3.0)
 """Seconds waited after the first failure, and at the most; doubled each time, spread by half."""
 
-UNAVAILABLE: Final = (RedisError, RedisClusterException, OSError)
-"""What a Redis that can't be read raises."""
-
-Link = AbstractConnection
-Command = tuple[str | int, ...]
 Entry = tuple[bytes, Sequence[bytes]]
-_OPTIONS: Final[dict[str, Any]] = {
-    "protocol": 2,
-    "socket_timeout": TIMEOUT,
-    "socket_connect_timeout": TIMEOUT,
-    "driver_info": None,  # no CLIENT SETINFO: an ACL user that may only read the key can't run it
-}
-_LINK: Final = _OPTIONS | {"socket_timeout": None}  # `exchange` has its own: redis-py's may lose a cancellation
 _log = logging.getLogger(__name__)
 
 
@@ -56,100 +37,11 @@ def entry_id(raw: bytes) -> EntryId:
     return EntryId(int(ms) << 64 | int(seq))
 
 
-class Source:
-    """Where the stream is: opens connections to the node that holds it. Raises RedisError or OSError where it can't."""
-
-    def __init__(self, url: str, stream: str) -> None:
-        self._url = url
-        self._stream = stream
-
-    async def connect(self) -> Link:
-        """A connected connection; for Sentinel and Cluster the node is looked up anew each time."""
-        scheme = urlsplit(self._url).scheme
-        if scheme == "redis+sentinel":
-            connection: Link = await self._by_sentinel()
-        elif scheme == "redis+cluster":
-            connection = await self._by_cluster()
-        else:
-            options: dict[str, Any] = dict(parse_url(self._url))
-            connection = options.pop("connection_class", Connection)(**(options | _LINK))
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                await connection.connect()  # type: ignore[no-untyped-call]
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise asyncio.CancelledError  # lost on the way here: asyncio.wait_for does that before Python 3.12
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        return connection
-
-    async def _by_sentinel(self) -> Link:
-        nodes, options, path = self._parts(26379)
-        name, _, db = path.partition("/")
-        sentinel_options = {
-            key: options.pop(f"sentinel_{key}") for key in ("username", "password") if f"sentinel_{key}" in options
-        }
-        tls = {key: value for key, value in options.items() if key.startswith("ssl")}
-        sentinel = Sentinel(  # type: ignore[no-untyped-call]
-            nodes, sentinel_kwargs=_OPTIONS | sentinel_options | tls
-        )
-        try:
-            host, port = await sentinel.discover_master(name)
-        finally:
-            for client in sentinel.sentinels:
-                await client.aclose()
-        return _plain(host, port, {"db": int(db or 0)} | options)
-
-    async def _by_cluster(self) -> Link:
-        nodes, options, _ = self._parts(6379)
-        cluster = RedisCluster(startup_nodes=[ClusterNode(host, port) for host, port in nodes], **options)
-        try:
-            await cluster.initialize()
-            node = cluster.get_node_from_key(self._stream)
-        finally:
-            await cluster.aclose()
-        if node is None:
-            raise RedisError(f"no cluster node serves {self._stream}")
-        return _plain(str(node.host), int(node.port), options)
-
-    def _parts(self, default_port: int) -> tuple[list[tuple[str, int]], dict[str, Any], str]:
-        url = urlsplit(self._url)
-        user, _, hosts = url.netloc.rpartition("@")
-        nodes = []
-        for host in hosts.split(","):
-            name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
-            nodes.append((name.strip("[]"), int(port or default_port)))
-        options: dict[str, Any] = dict(parse_qsl(url.query))
-        if "ssl" in options:
-            options["ssl"] = options["ssl"].lower() in ("1", "true", "yes")
-        username, _, password = user.partition(":")
-        if username:
-            options["username"] = unquote(username)
-        if password:
-            options["password"] = unquote(password)
-        return nodes, options, unquote(url.path.strip("/"))
-
-
-def _plain(host: str, port: int, options: dict[str, Any]) -> Link:
-    tls = options.pop("ssl", False)
-    return (SSLConnection if tls else Connection)(host=host, port=port, **(options | _LINK))
-
-
-async def exchange(connection: Link, *commands: Command) -> list[Any]:
-    """Sends commands in one write and reads every reply. The first error reply is raised; the caller discards then."""
-    try:
-        async with asyncio.timeout(TIMEOUT):
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            return [await connection.read_response() for _ in commands]
-    except TimeoutError:
-        raise TimeoutError(f"no reply within {TIMEOUT:g} s") from None
-
-
 async def _info(connection: Link, stream: str, *before: Command) -> tuple[list[Any], dict[bytes, Any] | None]:
     """The replies to `before` and to XINFO STREAM, asked in one write; [] and None where the key doesn't exist."""
     try:
         *replies, raw = await exchange(connection, *before, ("XINFO", "STREAM", stream))
-    except ResponseError as error:
+    except Refused as error:
         if "no such key" in str(error):
             return [[] for _ in before], None
         raise

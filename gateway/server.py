@@ -22,8 +22,9 @@ from gateway.limits import Limits
 from gateway.logs import Limited
 from gateway.metrics import Metrics
 from gateway.pager import Pager
-from gateway.reader import Reader, Source
+from gateway.reader import Reader
 from gateway.shaping import Shaper
+from gateway.source import Source
 
 KEEPALIVE: float = 75.0
 """Seconds that a connection may wait between requests, or for its first."""
@@ -172,9 +173,11 @@ async def serve(config: Config) -> None:
     (host, port), (admin_host, admin_port) = server.addresses
     urls = f"http://{_url(host)}:{port}, admin on http://{_url(admin_host)}:{admin_port}"
     print(f"sse-gateway {gateway.__version__} listens on {urls}", flush=True)
-    # What start-up left is for good: the collector need not walk it again.
+    # What start-up left is for good: the collector need not walk it again. A full collection walks all the history,
+    # 75 ms for 100,000 events; it comes a hundredth as often as by default: a stream that ends leaves it no cycle.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*gc.get_threshold()[:2], 1000)
     await server.run()
 
 

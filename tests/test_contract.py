@@ -1,6 +1,7 @@
 """One test a promise of the contract, in its order. Each drives a real gateway, a real Redis and a real socket."""
 
 import asyncio
+import gc
 import itertools
 import json
 import re
@@ -13,6 +14,7 @@ from contextlib import AsyncExitStack
 import aiohttp
 import pytest
 
+from gateway.connection import Connection
 from tests.conftest import Gateway, Start, Worker, running, working
 from tests.eventsource import Message, Stream
 from tests.redis_server import RedisServer, free_port
@@ -815,3 +817,23 @@ async def test_a_key_of_another_type_is_waited_out(
         async with asyncio.timeout(10):
             await gateway.server.ready()
         await gateway.read(id)
+
+
+async def test_a_stream_that_ends_is_freed_without_the_collector(start: Start) -> None:
+    """The collector rarely looks at all there is (server.py): what a stream leaves must not wait for it."""
+    gateway = await start(SSE_HEARTBEAT="100ms")
+
+    def held() -> int:
+        return sum(isinstance(each, Connection) for each in gc.get_objects())
+
+    before = held()
+    gc.disable()
+    try:
+        for _ in range(20):
+            async with gateway.stream("/api/projects/p-1/stream") as stream:
+                await stream.read()
+        async with asyncio.timeout(10):
+            while held() > before:  # until the heartbeat that was due
+                await asyncio.sleep(0.05)
+    finally:
+        gc.enable()

@@ -12,7 +12,7 @@ PACKAGE = Path(gateway.__file__).parent
 ORDER = (
     "schema event scope frame shaping config metrics logs trace "  # words
     "topic history cursor hub limits "  # state
-    "reader pager auth handshake connection "  # edges
+    "source reader pager auth handshake connection "  # edges
     "ui problem api admin "  # faces
     "server __main__"  # process
 ).split()
@@ -42,13 +42,12 @@ def test_imports_point_up(module: str) -> None:
     assert inside <= above
 
 
-def test_only_the_reader_knows_redis_and_it_only_reads() -> None:
+def test_only_one_module_knows_redis_and_nothing_but_reading() -> None:
     for path in PACKAGE.glob("*.py"):
-        if path.stem != "reader":
+        if path.stem != "source":
             assert not any(name.split(".")[0] == "redis" for name in imports(path)), path
-    commands = set(
-        re.findall(r'\(\s*"(X?[A-Z]{3,})"', (PACKAGE / "reader.py").read_text() + (PACKAGE / "pager.py").read_text())
-    )
+    text = "".join((PACKAGE / f"{name}.py").read_text() for name in ("source", "reader", "pager"))
+    commands = set(re.findall(r'\(\s*"(X?[A-Z]{3,})"', text))
     assert commands <= READING
     assert commands
 

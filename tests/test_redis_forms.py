@@ -10,10 +10,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from gateway.config import ConfigError
 from gateway.history import History
 from gateway.hub import Hub
 from gateway.metrics import Metrics
-from gateway.reader import Reader, Source
+from gateway.reader import Reader
+from gateway.source import Source
 from tests.conftest import Worker, running, working
 from tests.redis_groups import cluster, sentinel
 from tests.redis_server import RedisServer, binary, free_port
@@ -134,3 +136,22 @@ async def test_the_reader_ends_when_it_is_cancelled_however_busy(shared_redis: R
             assert done, "it goes on reading"
         enough.set()
         await publishing
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://127.0.0.1/0?db=x",
+        "redis://127.0.0.1/0?no_such_option=1",
+        "rediss://127.0.0.1?ssl_cert_reqs=bogus",
+        "unix:///tmp/redis.sock?no_such_option=1",
+        "redis+sentinel://h:port/MASTER",
+        "redis+sentinel://h:1/MASTER/x",
+        "redis+cluster://h:1,i:2?no_such_option=1",
+    ],
+)
+def test_an_option_that_no_connection_takes_stops_the_start(url: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        Source(url.replace("://", "://user:secret@", 1), "stream")
+    assert str(raised.value).startswith("SSE_REDIS_URL='")
+    assert "secret" not in str(raised.value)

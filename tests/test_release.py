@@ -48,6 +48,8 @@ def test_the_image_has_no_tool_of_the_tests() -> None:
 def test_the_workflow_runs_ci_and_releases_for_two_architectures() -> None:
     assert WORKFLOW["jobs"]["test"]["steps"][-1]["run"] == ".ci/run"
     assert WORKFLOW["jobs"]["release"]["needs"] == "test"
+    [image] = re.findall(r"^ARG PYTHON=([\d.]+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert WORKFLOW["jobs"]["test"]["strategy"]["matrix"]["python"][-1] == image
     build = RELEASE["docker/build-push-action@v6"]["with"]
     assert build["platforms"] == "linux/amd64,linux/arm64"
     assert set(re.findall(r"^(\w+)=", build["build-args"], re.MULTILINE)) == {"VERSION", "REVISION"}
