@@ -175,13 +175,15 @@ class Api:
             why = "too many streams of this client" if refused == 429 else "too many streams"
             raise Problem(refused, f"{why}: come back", Retry_After=str(math.ceil(self._config.retry * CROWDED)))
 
-        line = {"scope": scope.kind} | request["who"] if _log.isEnabledFor(logging.DEBUG) else {}
+        began, who = time.monotonic(), request["who"] if _log.isEnabledFor(logging.DEBUG) else None
 
         def on_close(reason: str) -> None:
             self._limits.release(client)
             self._metrics.connections[scope.kind] -= 1
             self._metrics.closed[reason] += 1
-            _log.debug("stream closed", extra={"reason": reason} | line)
+            if who is not None:
+                lasted = round(time.monotonic() - began, 3)
+                _log.debug("stream closed", extra={"scope": scope.kind, "reason": reason, "seconds": lasted} | who)
 
         self._metrics.connections[scope.kind] += 1
         connection = Connection(
@@ -196,7 +198,6 @@ class Api:
             on_close=on_close,
         )
         self._metrics.opened[scope.kind] += 1
-        _log.debug("stream opened", extra=line)
         try:
             taken = await take_over(request, response, connection)
         except BaseException as error:
