@@ -259,7 +259,8 @@ class Gateway(RuleBasedStateMachine):
         assert len(got) == len(set(got)), "doubled"
         if begin is None or begin == "99999999999999-0":
             if not places:
-                return  # its snapshot is not complete yet: nothing is owed
+                assert not caught_up, "it waits for its snapshot"
+                return
             shown, place = run[: places[0]], parse_id(str(run[places[0]])) or ZERO
             told = [format_id(event.id) for event in snapshot([e for e in stream if e.id <= place], client.scope)]
             # A stream that is cut off before its snapshot tells the place that it had before, and nothing.

@@ -20,7 +20,7 @@ import redis.asyncio
 from tests.e2e.conftest import Launch
 from tests.e2e.follower import Follower, Publisher, compare, tasks
 from tests.e2e.process import Process
-from tests.proxy import Proxy, proxied
+from tests.proxy import Mode, Proxy, proxied
 from tests.redis_server import RedisServer, binary, version
 
 KEY = "github:sync:events"
@@ -89,32 +89,19 @@ async def _stopped(world: World) -> None:
     world.server.process.send_signal(signal.SIGCONT)
 
 
-@fault("network cut")
-async def _network_cut(world: World) -> None:
-    world.proxy.cut("down")
-    await asyncio.sleep(AWAY)
-    world.proxy.cut("up")
+def network(mode: Mode) -> Fault:
+    async def strike(world: World) -> None:
+        world.proxy.cut(mode)
+        await asyncio.sleep(AWAY)
+        world.proxy.cut("up")
+
+    return strike
 
 
-@fault("network that swallows replies")
-async def _swallowed(world: World) -> None:
-    world.proxy.cut("mute")
-    await asyncio.sleep(AWAY)
-    world.proxy.cut("up")
-
-
-@fault("network that closes mid-reply")
-async def _half(world: World) -> None:
-    world.proxy.cut("half")
-    await asyncio.sleep(AWAY)
-    world.proxy.cut("up")
-
-
-@fault("network that delays")
-async def _slow(world: World) -> None:
-    world.proxy.cut("slow")
-    await asyncio.sleep(AWAY)
-    world.proxy.cut("up")
+fault("network cut")(network("down"))
+fault("network that swallows replies")(network("mute"))
+fault("network that closes mid-reply")(network("half"))
+fault("network that delays")(network("slow"))
 
 
 @fault("FLUSHALL", reset=True)
