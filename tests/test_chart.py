@@ -18,7 +18,7 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 FOREIGN = {"ServiceMonitor", "PodMonitor", "PrometheusRule", "HTTPRoute"}
 """Kinds of operators, whose schemas kubernetes-validate doesn't have."""
-each_ci = pytest.mark.parametrize("values", CI, ids=lambda path: path.stem)
+each_ci = pytest.mark.parametrize("values", [CHART / "values.yaml", *CI], ids=lambda path: path.stem)
 
 
 def pods(manifests: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -104,10 +104,10 @@ def test_the_grace_period_covers_the_drain(drain: str) -> None:
 
 
 def test_what_is_missing_is_said() -> None:
-    done = helm("template", str(CHART))
+    done = helm("template", str(CHART), "--set", "secret=")
     assert done.returncode != 0
     assert "config.SSE_JWKS_URL" in done.stderr
-    done = helm("template", str(CHART), "--set", "config.SSE_AUTH=none")
+    done = helm("template", str(CHART), "--set", "secret=,config.SSE_AUTH=none")
     assert "config.SSE_REDIS_URL" in done.stderr
     done = helm("template", str(CHART), "-f", str(TRY), "--set", "ingress.enabled=true")
     assert "ingress.host" in done.stderr

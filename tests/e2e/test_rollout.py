@@ -5,12 +5,15 @@ ingress, with real processes, a real nginx, and real EventSources that lose noth
 import asyncio
 import math
 import signal
+import subprocess
+import sys
 import urllib.request
 from collections import Counter
 from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
+import pytest
 
 from gateway.config import duration
 from tests.chart import CHART, one, render
@@ -76,6 +79,18 @@ async def roll(pods: list[Pod], front: Nginx, new: Any) -> float:
         front.route([pod.process.port for pod in pods])
         left = min(left, await old.end())
     return left
+
+
+@pytest.mark.parametrize("auth", [{"SSE_AUTH": "none"}, {"SSE_AUTH": "jwt", "SSE_JWT_SECRET": "x" * 32}])
+def test_what_helm_test_runs_listens(shared_redis: RedisServer, launch: Launch, auth: dict[str, str]) -> None:
+    process = launch(SSE_REDIS_URL=shared_redis.url, **auth)
+    [container] = one(render(VALUES), "Pod", "demo-sse-gateway-test")["spec"]["containers"]
+    python, *words, public, admin = container["command"]
+    assert python == "/srv/venv/bin/python"
+    assert (public, admin) == ("http://demo-sse-gateway:80", "http://demo-sse-gateway-admin:8081")
+    for answers, wanted in ((process.admin, 0), (process.url, 1)):  # where the one face answers for the other, it fails
+        done = subprocess.run([sys.executable, *words, process.url, answers], capture_output=True, timeout=20)
+        assert bool(done.returncode) == wanted, done.stderr
 
 
 @needs_nginx
