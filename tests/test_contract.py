@@ -65,13 +65,14 @@ async def test_the_timestamp_comes_from_data_then_the_field_then_the_entry_id(ga
 
 
 BASE = '{"operationId":"op-1","projectId":"p-1","direction":"to_github"}'
-REJECTED = {
+REJECTED: dict[str, tuple[str, dict[str, str | bytes]]] = {
     "no type": ("type", {"data": BASE}),
     "a bad type": ("type", {"type": "Github-Sync", "data": BASE}),
     "no data": ("data", {"type": "github_sync_started"}),
     "data that is no object": ("data", {"type": "github_sync_started", "data": "[1]"}),
     "data that is not JSON": ("json", {"type": "github_sync_started", "data": "{"}),
     "NaN": ("json", {"type": "github_sync_started", "data": BASE[:-1] + ',"x":NaN}'}),
+    "bytes that are not UTF-8": ("json", {"type": "a", "data": b'{"operationId":"\xff","projectId":"p-1"}'}),
     "no operationId": ("operation_id", {"type": "github_sync_started", "data": '{"projectId":"p-1"}'}),
     "an empty operationId": ("operation_id", {"type": "a", "data": '{"operationId":"","projectId":"p-1"}'}),
     "a newline in an id": ("operation_id", {"type": "a", "data": '{"operationId":"a\\nb","projectId":"p-1"}'}),

@@ -85,6 +85,15 @@ def test_deep_nesting_is_rejected_not_a_crash() -> None:
                 frame.seal(decode(EntryId(1), entry))
 
 
+def test_what_is_said_twice_is_routed_as_it_is_read() -> None:
+    data = b'{"operationId":"mine","operationId":"yours","projectId":"p","projectId":"q","percent":1,"percent":2}'
+    event = decode(EntryId(1), [b"type", b"github_sync_progress", b"data", data])
+    assert (event.operation, event.project, event.percent) == ("yours", "q", 2)
+    sent = frame.seal(event).frame
+    assert b"mine" not in sent
+    assert sent.count(b"operationId") == 1
+
+
 def test_64_kib_is_the_last_size_that_passes() -> None:
     def entry(size: int) -> list[bytes]:
         head = b'{"operationId":"o","projectId":"p","x":"'
