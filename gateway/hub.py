@@ -9,7 +9,6 @@ import asyncio
 import logging
 import random
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
@@ -86,7 +85,7 @@ class Hub:
         self._everything = Topic()
         self._operations: dict[str, Topic] = {}
         self._projects: dict[str, Topic] = {}
-        self._timers: dict[int, list[Subscriber]] = defaultdict(list)
+        self._timers: dict[int, dict[Subscriber, None]] = {}  # by tick
         self._tick = int(time.monotonic() / TICK)
 
     def load(self, events: Sequence[Event], first: EntryId, newest: EntryId) -> None:
@@ -153,6 +152,7 @@ class Hub:
     def leave(self, subscriber: Subscriber) -> None:
         """Forgets a subscriber wherever it is."""
         self.rest(subscriber)
+        self._unschedule(subscriber)
         self.subscribers.pop(subscriber, None)
 
     def live(self, subscriber: Subscriber) -> Topic | None:
@@ -195,17 +195,22 @@ class Hub:
 
     def schedule(self, subscriber: Subscriber, due: float) -> None:
         """Calls the subscriber's `timer` at `due` (seconds, time.monotonic), in place of what was scheduled before."""
+        self._unschedule(subscriber)
         subscriber.due = max(int(due / TICK) + 1, self._tick + 1)
-        self._timers[subscriber.due].append(subscriber)
+        self._timers.setdefault(subscriber.due, {})[subscriber] = None
+
+    def _unschedule(self, subscriber: Subscriber) -> None:
+        if (bucket := self._timers.get(subscriber.due)) is not None:
+            bucket.pop(subscriber, None)  # so that one that has gone is freed now, not when it would have been due
 
     def tick(self, now: float) -> None:
         """Serves the timers that are due, at most PER_TICK of them, and looks for operations that fell silent."""
         left = PER_TICK
         while self._tick < int(now / TICK) and left > 0:
-            bucket = self._timers.pop(self._tick + 1, [])
+            bucket = self._timers.pop(self._tick + 1, {})
             while bucket and left > 0:
-                subscriber = bucket.pop()
-                if subscriber.due == self._tick + 1 and subscriber in self.subscribers:
+                subscriber, _ = bucket.popitem()
+                if subscriber in self.subscribers:
                     left -= 1
                     self.schedule(subscriber, max(subscriber.timer(now), now))
             if bucket:
