@@ -85,7 +85,7 @@ def find_token(
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
-    return cookies.get(cookie) or query.get("access_token") or None
+    return cookies.get(cookie, "").strip() or query.get("access_token", "").strip() or None
 
 
 class Verifier:

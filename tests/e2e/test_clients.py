@@ -226,7 +226,7 @@ async def test_they_leave_nothing_behind(
     print(
         f"\n{hostile.__name__:30} files {before} -> {files(process)}  memory {(memory(process) - held) / 1024:+.0f} KiB"
     )
-    # The history holds what was published; the allocator keeps what one crowd needed for the next, whatever their number.
+    # The history holds what was published; the allocator keeps what one crowd needed for the next one.
     assert memory(process) - held < max(24 * 1024 * 1024, CROWD * 3 * 1024)
     assert 'sse_gateway_connections{scope="project"} 0.0' in await asyncio.to_thread(process.metrics)
     status, log = await asyncio.to_thread(process.stop)
