@@ -286,7 +286,7 @@ class Gateway(RuleBasedStateMachine):
 
 
 TestGateway = Gateway.TestCase
-TestGateway.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestGateway.settings = settings(max_examples=100, stateful_step_count=30)
 
 
 def test_neighbours_of_a_topic_lose_nothing_when_ids_go_backwards() -> None:
