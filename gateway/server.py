@@ -138,7 +138,7 @@ class Server:
         while True:
             await asyncio.sleep(1)
             try:
-                os.close(os.dup(0))
+                socket.socket().close()
             except OSError as error:
                 message = f"no file descriptor is left, new connections are closed: raise ulimit -n ({error})"
                 limited.warning("files", message, streams=len(self.hub.subscribers))
