@@ -2,7 +2,7 @@
 # make test   every test, against a real redis-server (TESTS=… for some)
 # make bench  the benchmarks, beside a floor in C and the peers (CASES=…, REPEAT=…)
 # make plot   tests/bench/cost.svg: what a delivery costs, measured anew
-# make soak   random faults and clients under a checker, for MINUTES=10 (LISTENERS=…, RATE=…)
+# make soak   random faults and clients under a checker, for MINUTES=10 (LISTENERS=…, RATE=…, FAULTS=…)
 # make image  the container image IMAGE:version, by ENGINE=docker
 # make sbom   .run/sbom.json: what the image holds (CycloneDX)
 # make fuzz   the decoder and the parsers, coverage-guided, for SECONDS=60

@@ -2,6 +2,7 @@
 
 A witness reads Redis by itself; what each listener was given must be the witness's stream without a hole, from where
 the listener began, or a `replay_gap` must have come in between. Prints a table; figures and plot go to .run/soak/.
+LISTENERS=100 at a time, RATE=100 events a second, FAULTS=… some of those below.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from tests.redis_server import RedisServer
 KEY = "github:sync:events"
 LISTENERS = int(os.environ.get("LISTENERS", "100"))
 RATE = float(os.environ.get("RATE", "100"))
+CHOSEN = [name for name in os.environ.get("FAULTS", "").split(",") if name]
 OUT = Path(".run/soak")
 
 
@@ -213,7 +215,14 @@ FAULTS: dict[str, tuple[int, Callable[[Soak], Awaitable[None]]]] = {  # by name:
 
 async def soak(minutes: float) -> Soak:
     server = RedisServer("--appendonly", "yes", "--appendfsync", "always").start()
-    settings = {"SSE_THROTTLE": "off", "SSE_DRAIN": "2s", "SSE_LOG_LEVEL": "error", "SSE_SLOW_CLIENT_TIMEOUT": "5s"}
+    # A history that is soon full: from then on memory has no reason to grow.
+    settings = {
+        "SSE_REPLAY_MAX_EVENTS": "5000",
+        "SSE_THROTTLE": "off",
+        "SSE_DRAIN": "2s",
+        "SSE_LOG_LEVEL": "error",
+        "SSE_SLOW_CLIENT_TIMEOUT": "5s",
+    }
     try:
         async with (
             proxied(server.port) as proxy,
@@ -231,7 +240,8 @@ async def soak(minutes: float) -> Soak:
                 async with tasks(*runs) as running:
                     await asyncio.sleep(2)
                     while time.monotonic() < ends:
-                        [name] = random.choices(list(FAULTS), [weight for weight, _ in FAULTS.values()])
+                        names = CHOSEN or list(FAULTS)
+                        [name] = random.choices(names, [FAULTS[name][0] for name in names])
                         await it.strike(name, FAULTS[name][1])
                         await asyncio.sleep(random.uniform(0, 3))
                         for task in running:
