@@ -234,18 +234,13 @@ class Api:
         request["who"] = trace.identify(request.headers)
         try:
             return await handler(request)
-        except Problem as raised:
-            problem = raised
-        except web.HTTPMethodNotAllowed as error:
-            problem = Problem(
-                405, "only GET and HEAD are answered here", Allow=", ".join(sorted(error.allowed_methods))
-            )
-        except web.HTTPNotFound:
-            problem = Problem(
-                404, "no such path; streams are /api/operations/{id}/stream and /api/projects/{id}/stream"
-            )
+        except Problem as problem:  # kept beyond this block, it would be a cycle with its own traceback
+            return self._refuse(request, problem)
         except web.HTTPException as error:
-            problem = Problem(error.status, error.reason)
+            error.__traceback__ = None  # the router keeps the error, its traceback this frame, which keeps the request
+            return self._refuse(request, _as_problem(error))
+
+    def _refuse(self, request: web.Request, problem: Problem) -> web.StreamResponse:
         self._metrics.refused[problem.status] += 1
         _log.debug("request refused", extra={"status": problem.status, "detail": problem.detail} | request["who"])
         return problem.response(request.headers.get("Accept", ""))
@@ -264,6 +259,16 @@ class Api:
             response.headers["Access-Control-Allow-Credentials"] = "true"
         elif "*" in origins:
             response.headers["Access-Control-Allow-Origin"] = "*"
+
+
+def _as_problem(error: web.HTTPException) -> Problem:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return Problem(405, "only GET and HEAD are answered here", Allow=allowed)
+    if isinstance(error, web.HTTPNotFound):
+        paths = "streams are /api/operations/{id}/stream and /api/projects/{id}/stream"
+        return Problem(404, f"no such path; {paths}")
+    return Problem(error.status, error.reason)
 
 
 def _path_id(request: web.Request, name: str) -> str:
