@@ -69,6 +69,7 @@ class Source:
         """Makes a connection that is never opened, so that what is wrong shows at the start."""
         if self._scheme == "redis+sentinel":
             [node, *_], options, path = self._parts(26379)
+            _of_sentinels(options)
             _plain(*node, {"db": _database(path)} | options)
         elif self._scheme == "redis+cluster":
             [node, *_], options, _ = self._parts(6379)
@@ -84,9 +85,7 @@ class Source:
     async def _by_sentinel(self) -> Link:
         nodes, options, path = self._parts(26379)
         name = path.partition("/")[0]
-        sentinel_options = {
-            key: options.pop(f"sentinel_{key}") for key in ("username", "password") if f"sentinel_{key}" in options
-        }
+        sentinel_options = _of_sentinels(options)
         tls = {key: value for key, value in options.items() if key.startswith("ssl")}
         sentinel = Sentinel(  # type: ignore[no-untyped-call]
             nodes, sentinel_kwargs=_OPTIONS | sentinel_options | tls
@@ -126,6 +125,11 @@ class Source:
         if password:
             options["password"] = unquote(password)
         return nodes, options, unquote(url.path.strip("/"))
+
+
+def _of_sentinels(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes out of `options` what is for the sentinels, not for the node that they name."""
+    return {key: options.pop(f"sentinel_{key}") for key in ("username", "password") if f"sentinel_{key}" in options}
 
 
 def _database(path: str) -> int:

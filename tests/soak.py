@@ -153,7 +153,7 @@ class Soak:
         mended = time.monotonic()
         mark = (await self.publisher.publish_now(1))[0]
         for follower in list(self.live):
-            while follower in self.live and not any(at > mended for at in (follower.seen_at.get(mark, 0),)):
+            while follower in self.live and follower.seen_at.get(mark, 0) <= mended:
                 if time.monotonic() > mended + 60:
                     tally.late += 1
                     break

@@ -155,3 +155,17 @@ def test_an_option_that_no_connection_takes_stops_the_start(url: str) -> None:
         Source(url.replace("://", "://user:secret@", 1), "stream")
     assert str(raised.value).startswith("SSE_REDIS_URL='")
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:secret@127.0.0.1:6379/3?socket_keepalive=yes",
+        "rediss://h?ssl_ca_certs=/etc/ca.pem&ssl_certfile=/etc/crt.pem&ssl_keyfile=/etc/key.pem",
+        "unix:///tmp/redis.sock?db=2",
+        "redis+sentinel://user:secret@h,i:2/MASTER/1?sentinel_username=u&sentinel_password=p&ssl=true&ssl_ca_certs=/ca",
+        "redis+cluster://user:secret@h:1,i:2/?ssl=true&ssl_ca_certs=/etc/ca.pem",
+    ],
+)
+def test_every_option_that_is_known_is_taken(url: str) -> None:
+    Source(url, "stream")
