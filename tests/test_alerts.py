@@ -8,8 +8,7 @@ import subprocess
 import pytest
 import yaml
 
-from gateway import schema
-from gateway.event import REASONS, Rejected, decode
+from gateway.event import REASONS
 from gateway.metrics import Metrics
 from tests.chart import CHART, ROOT
 
@@ -65,23 +64,3 @@ def test_every_series_of_a_fixed_label_is_there_from_the_start() -> None:
     [rejected] = [family for family in Metrics().collect() if family.name == "sse_gateway_events_rejected"]
     reasons = [sample.labels["reason"] for sample in rejected.samples]
     assert sorted(reasons) == sorted(REASONS)
-
-
-@pytest.mark.parametrize(
-    ("reason", "fields"),
-    [
-        ("too_large", {"type": "a", "data": "x" * schema.ENTRY_MAX_BYTES}),
-        ("type", {"type": "A"}),
-        ("data", {"type": "a"}),
-        ("data", {"type": "a", "data": "[]"}),
-        ("json", {"type": "a", "data": "{"}),
-        ("operation_id", {"type": "a", "data": "{}"}),
-        ("project_id", {"type": "a", "data": '{"operationId":"o"}'}),
-        ("timestamp", {"type": "a", "data": '{"operationId":"o","projectId":"p"}', "timestamp": "noon"}),
-    ],
-)
-def test_the_reasons_of_rejection_are_those(reason: str, fields: dict[str, str]) -> None:
-    with pytest.raises(Rejected) as raised:
-        decode(1, [part.encode() for pair in fields.items() for part in pair])  # type: ignore[arg-type]
-    assert raised.value.reason == reason
-    assert reason in REASONS

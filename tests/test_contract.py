@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from gateway.connection import Connection
+from gateway.event import REASONS
 from tests.conftest import Gateway, Start, Worker, running, working
 from tests.eventsource import Message, Stream
 from tests.redis_server import RedisServer, free_port
@@ -85,6 +86,10 @@ REJECTED: dict[str, tuple[str, dict[str, str | bytes]]] = {
     "a bad timestamp": ("timestamp", {"type": "a", "data": BASE, "timestamp": "yesterday"}),
     "over 64 KiB": ("too_large", {"type": "a", "data": BASE[:-1] + f',"x":"{"y" * 65536}"}}'}),
 }
+
+
+def test_every_reason_of_rejection_is_among_those() -> None:
+    assert {reason for reason, _ in REJECTED.values()} == set(REASONS)
 
 
 @pytest.mark.parametrize("why", REJECTED)
