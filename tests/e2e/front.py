@@ -57,7 +57,8 @@ def ingress(annotations: Mapping[str, str]) -> str:
     return "\n".join([*headers, *(f"{name} {value};" for name, value in directives.items())])
 
 
-def _listening(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def listening(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Waits until somebody listens on `port`; fails with the log where the process has ended."""
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -75,7 +76,7 @@ def _run(command: list[str], folder: Path, port: int) -> Iterator[int]:
     with log.open("ab") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
     try:
-        _listening(port, process, log)
+        listening(port, process, log)
         yield port
     finally:
         process.terminate()

@@ -18,6 +18,7 @@ from tests.chart import CHART
 from tests.conftest import Worker
 from tests.e2e.conftest import Launch
 from tests.e2e.follower import Follower, Publisher, tasks
+from tests.e2e.front import listening
 from tests.redis_server import RedisServer, free_port
 
 PROMETHEUS = shutil.which("prometheus")
@@ -52,6 +53,7 @@ async def prometheus(target: str, folder: Path) -> AsyncIterator[str]:
             stderr=log,
         )
     try:
+        await asyncio.to_thread(listening, int(address.rpartition(":")[2]), process, folder / "log")
         yield f"http://{address}"
     finally:
         process.terminate()
@@ -80,12 +82,8 @@ async def test_every_query_answers(
         tasks(publisher.run, *(each.run for each in followers)),
     ):
         async with asyncio.timeout(20):
-            while True:
-                try:
-                    if await ask(session, url, f"rate(sse_gateway_events_delivered_total[{WINDOW}]) > 100"):
-                        break
-                except aiohttp.ClientError:  # it isn't up yet
-                    await asyncio.sleep(0.1)
+            while not await ask(session, url, f"rate(sse_gateway_events_delivered_total[{WINDOW}]) > 100"):
+                await asyncio.sleep(0.1)
         found: dict[str, list[dict[str, Any]]] = {}
         for target in (target for panel in PANELS for target in panel["targets"]):
             query = target["expr"].replace("$__rate_interval", WINDOW)
