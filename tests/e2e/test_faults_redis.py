@@ -37,11 +37,12 @@ class World:
     publisher: Publisher
     process: Process
     launch_redis: Callable[..., RedisServer]
+    operator: "redis.asyncio.Redis[str]"
     trimmed: list[str] = field(default_factory=list)
 
     async def say(self, *words: str | int) -> object:
-        """A command to Redis past the proxy."""
-        return await self.publisher.client.execute_command(*words)
+        """A command to Redis past the proxy, on a connection of its own that is open before new ones are refused."""
+        return await self.operator.execute_command(*words)
 
     async def restart(self) -> None:
         await asyncio.to_thread(self.server.kill)
@@ -268,10 +269,11 @@ async def world(launch: Launch, launch_redis: Callable[..., RedisServer]) -> Asy
     async with (
         proxied(server.port) as proxy,
         redis.asyncio.Redis.from_url(server.url, decode_responses=True, socket_timeout=1) as client,
+        redis.asyncio.Redis.from_url(server.url, single_connection_client=True) as operator,
     ):
         url = f"redis://127.0.0.1:{proxy.port}/0"
         process = await asyncio.to_thread(launch, SSE_REDIS_URL=url, SSE_THROTTLE="off")
-        yield World(server, proxy, Publisher(client, KEY), process, launch_redis)
+        yield World(server, proxy, Publisher(client, KEY), process, launch_redis, operator)
 
 
 @pytest.mark.parametrize("name", FAULTS)
