@@ -286,16 +286,19 @@ def namespace() -> Iterator[tuple[str, str]]:
     )
     try:
         for command in commands:
-            if subprocess.run(["ip", *command.split()], capture_output=True).returncode:
-                pytest.skip("network namespaces are not to be had here: they need root and iproute2")
+            done = subprocess.run(["ip", *command.split()], capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(f"no network namespaces here, they need root and iproute2: {done.stderr}")
         yield name, "10.213.7.1"
     finally:
+        subprocess.run(["ip", "link", "del", here], capture_output=True)  # at once; with the namespace it is later
         subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
+@pytest.mark.parametrize("events", [0, 50])
 @pytest.mark.skipif(shutil.which("ip") is None, reason="no iproute2")
 async def test_one_that_vanishes_without_a_fin_is_noticed(
-    worker: Worker, shared_redis: RedisServer, launch: Launch
+    events: int, worker: Worker, shared_redis: RedisServer, launch: Launch
 ) -> None:
     listen = {"SSE_LISTEN": "0.0.0.0:0", "SSE_REDIS_URL": shared_redis.url, "SSE_STREAM": worker.key}
     process = await asyncio.to_thread(launch, **(SETTINGS | listen))
@@ -311,6 +314,8 @@ async def test_one_that_vanishes_without_a_fin_is_noticed(
             subprocess.run(["ip", "-n", name, "link", "set", f"v{os.getpid()}b", "down"], check=True)
             async with asyncio.timeout(10):
                 while files(process) >= before:
+                    for _ in range(events):
+                        await worker.publish("progress")
                     await asyncio.sleep(0.1)
         finally:
             curl.kill()
