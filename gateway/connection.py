@@ -1,7 +1,8 @@
 """One SSE response from first byte to last: a protocol on the client's transport; no task, queue or timer of its own.
 
-Takes the client's transport over (handshake.py), so that every frame is one `transport.write` of shared bytes. Never
-decides who may see what (auth.py gives the grant), never chooses events (cursor.py), never formats a frame.
+Takes the client's transport over (handshake.py), so that every frame is one `send` of shared bytes. What the socket
+doesn't take waits in the transport, and until that is gone the client is lagging: nothing is added to it. Never decides
+who may see what (auth.py gives the grant), never chooses events (cursor.py), never formats a frame.
 """
 
 import asyncio
@@ -17,10 +18,9 @@ from gateway.hub import TICK, Hub, Topic, stalled_advice
 from gateway.pager import Pager
 from gateway.scope import Scope
 from gateway.topic import Operation
+from gateway.wire import Wire, close_reason
 
 EARLIEST: Final = "earliest"
-HIGH_WATER: Final = 64 * 1024
-"""Bytes waiting in the transport above which a client is lagging."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_chunked", "_cursor", "_expires", "_from", "_live", "_on_close", "_paused", "_reason", "_rested_at",
-        "_retry_ms", "_sees", "_sent_at", "_stuck", "_task", "_terms", "_topic", "_transport", "_writable", "due",
-        "scope", "shares", "write",
+        "_retry_ms", "_sees", "_task", "_terms", "_topic", "_wire", "_writable", "due", "scope", "send", "shares",
     )  # fmt: skip
 
     def __init__(
@@ -70,21 +69,22 @@ class Connection(asyncio.Protocol):
         self._retry_ms = retry_ms
         self._expires = expires
         self._on_close = on_close
-        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._wire: Wire = cast("Wire", None)  # until connection_made
         self._live = self._paused = False
+        self._rested_at = 0.0
         self._topic: Topic | None = None  # while it is live and shares: keeps its place
-        self._rested_at = self._sent_at = 0.0
-        self._stuck: tuple[int, float] | None = None  # bytes that wait in the transport, and since when
         self._reason = ""
         self._task: asyncio.Task[None] | None = None  # reads what memory doesn't hold; nothing is written beside it
         self._writable: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self.write: Callable[[bytes], None] = self._transport.write
-        self._transport.set_write_buffer_limits(high=HIGH_WATER)
-        self._terms.hub.join(self, self._earlier(time.monotonic() + self._terms.heartbeat))
-        self._write(frame.retry(self._retry_ms))
+        now = time.monotonic()
+        self._wire = Wire(cast("asyncio.Transport", transport), self._chunked)
+        self.send: Callable[[bytes], int] = self._wire.send
+        self._terms.hub.join(self, self._earlier(now + self._terms.heartbeat))
+        if self._wire.waiting_since(now) is not None:
+            self.pause_writing()  # an earlier response on this connection: the transport has told only aiohttp
+        self._wire.write(frame.retry(self._retry_ms))
         self._open()
         self.pump()
 
@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._paused, now = True, time.monotonic()
-        self._stuck = self._transport.get_write_buffer_size(), now
+        self._wire.waiting_since(now)
         if self._live:
             self._rest()
             self._cursor.lagging = True
@@ -101,16 +101,23 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._stuck = None
+        self._wire.waiting_since(time.monotonic())
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         self.pump()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._reason = self._reason or ("slow" if isinstance(exc, TimeoutError) else "client")  # see Server._listen
+        self._reason = self._reason or close_reason(exc)
         self._stop()
         self._terms.hub.leave(self)
+        self._wire.detach()
         self._on_close(self._reason)
+
+    def unsent(self, frames: bytes, taken: int | OSError) -> None:
+        if isinstance(taken, OSError):
+            self.abort(close_reason(taken))
+        else:
+            self._wire.write(frames[taken:])
 
     def wake(self, since: EntryId) -> None:
         self._settle()
@@ -138,7 +145,7 @@ class Connection(asyncio.Protocol):
 
     def advise(self, operation: Operation) -> None:
         if self._sees is None or self._sees(operation.id, operation.project.id):
-            self._write(stalled_advice(operation, time.monotonic()))
+            self._wire.write(stalled_advice(operation, time.monotonic()))
 
     def restart(self) -> None:
         if not self._reason:
@@ -150,19 +157,15 @@ class Connection(asyncio.Protocol):
         self._settle()
         if self._expires is not None and now >= self._expires:
             self.close("expired")
-        waiting = self._transport.get_write_buffer_size()
-        if waiting:
-            if self._stuck is None or waiting < self._stuck[0]:
-                self._stuck = waiting, now
-            elif now - self._stuck[1] >= self._terms.slow_client_timeout:
+        if (since := self._wire.waiting_since(now)) is not None:
+            due = since + self._terms.slow_client_timeout
+            if now >= due:
                 self.abort("slow")
-            due = self._stuck[1] + self._terms.slow_client_timeout
         else:
-            self._stuck = None
-            if now - self._sent_at >= self._terms.heartbeat and not self._reason:
+            if now - self._wire.sent_at >= self._terms.heartbeat and not self._reason:
                 newer = self._live and self._terms.hub.history.newest > self._cursor.told
-                self._write(frame.place(self._cursor.catch_up()) if newer else frame.COMMENT)
-            due = self._sent_at + self._terms.heartbeat
+                self._wire.write(frame.place(self._cursor.catch_up()) if newer else frame.COMMENT)
+            due = self._wire.sent_at + self._terms.heartbeat
         return self._earlier(due)
 
     def close(self, reason: str) -> None:
@@ -172,16 +175,14 @@ class Connection(asyncio.Protocol):
         cursor = self._cursor
         if self._live or (self._task is None and cursor.covered() and not cursor.behind()):
             cursor.catch_up()
-        self._write(frame.place(cursor.told))
+        self._wire.write(frame.place(cursor.told))
         self._reason = reason
         self._stop()
-        if self._chunked:
-            self._transport.write(frame.LAST_CHUNK)
-        self._transport.close()
+        self._wire.end()
 
     def abort(self, reason: str) -> None:
         self._reason = self._reason or reason
-        self._transport.abort()
+        self._wire.abort()
 
     def _open(self) -> None:
         history, cursor = self._terms.hub.history, self._cursor
@@ -201,7 +202,7 @@ class Connection(asyncio.Protocol):
         self._terms.hub.metrics.gaps[reason] += 1
         said = last_event_id[: schema.ID_MAX_LENGTH].encode("utf-8", "replace").decode()
         oldest_id = None if oldest is None else format_id(oldest)
-        self._write(frame.advice("replay_gap", lastEventId=said, oldestId=oldest_id, reason=reason))
+        self._wire.write(frame.advice("replay_gap", lastEventId=said, oldestId=oldest_id, reason=reason))
         self._cursor.snapshot()
 
     def _put(self, taken: Slice) -> None:
@@ -211,16 +212,12 @@ class Connection(asyncio.Protocol):
         if cursor.replaying:
             hub.metrics.replayed += len(events)
         if events:
-            self._write(b"".join([event.frame for event in events]))
+            self._wire.write(b"".join([event.frame for event in events]))
             hub.count(events, 1, fresh=self._live or cursor.lagging)
         if taken.place:
-            self._write(frame.place(cursor.told))
+            self._wire.write(frame.place(cursor.told))
         if taken.over:
             self.close("terminal")
-
-    def _write(self, frames: bytes) -> None:
-        self._sent_at = time.monotonic()
-        self._transport.write(frames if self._chunked else frame.unchunk(frames))
 
     def _go_live(self) -> None:
         if not self._live:
@@ -238,7 +235,7 @@ class Connection(asyncio.Protocol):
         """Takes over the place that the topic kept."""
         if self._topic is not None and self._topic.told > self._cursor.told:
             self._cursor.at = self._cursor.told = self._topic.told
-            self._sent_at = max(self._sent_at, self._topic.sent_at)
+            self._wire.sent_at = max(self._wire.sent_at, self._topic.sent_at)
 
     def _rest(self) -> None:
         if self._live:

@@ -33,8 +33,11 @@ class Subscriber(Protocol):
 
     scope: Scope
     shares: bool  # gets every event of its single topic, so that it can be given shared bytes
-    write: Callable[[bytes], None]  # puts these bytes on its socket; raises only for a bug
+    send: Callable[[bytes], int]  # socket.send of its non-blocking socket; wanted of one that shares, while it is live
     due: int  # the tick at which `timer` is wanted; the hub's own
+
+    def unsent(self, frames: bytes, taken: int | OSError) -> None:
+        """Its `send` took only so many bytes of `frames`, or failed: it sees to the rest."""
 
     def wake(self, since: EntryId) -> None:
         """There is something in scope after `since`: it reads that from the history and writes it."""
@@ -58,14 +61,14 @@ class Subscriber(Protocol):
 class Topic:
     """The live subscribers of one topic: those that share bytes, and those that choose for themselves.
 
-    Of those that share, the topic keeps the place, so that a delivery costs one `write` and nothing else: `told` is
+    Of those that share, the topic keeps the place, so that a delivery costs one `send` and nothing else: `told` is
     the id of the newest event that they were given, `sent_at` the time of that (seconds, time.monotonic).
     """
 
     __slots__ = ("choosing", "sent_at", "sharing", "told")
 
     def __init__(self) -> None:
-        self.sharing: dict[Subscriber, Callable[[bytes], None]] = {}  # with its `write`
+        self.sharing: dict[Subscriber, Callable[[bytes], int]] = {}  # with its `send`
         self.choosing: dict[Subscriber, None] = {}
         self.told = ZERO
         self.sent_at = 0.0
@@ -123,13 +126,20 @@ class Hub:
     def _share(self, topic: Topic, events: list[Event], now: float) -> None:
         frames = events[0].frame if len(events) == 1 else b"".join([event.frame for event in events])
         topic.told, topic.sent_at = events[-1].id, now
-        writes = list(topic.sharing.values())  # a subscriber that can't keep up leaves meanwhile
-        for write in writes:  # nothing else of a subscriber is touched: what isn't in the CPU's cache costs most here
+        size, sends = len(frames), topic.sharing.values()
+        unsent: dict[Callable[[bytes], int], int | OSError] = {}
+        for send in sends:  # nothing else of a subscriber is touched: what isn't in the CPU's cache costs most here
             try:
-                write(frames)
-            except Exception:
-                self._failed(next(subscriber for subscriber in topic.sharing if subscriber.write is write))
-        self.count(events, len(writes), fresh=True)
+                if (taken := send(frames)) != size:
+                    unsent[send] = taken
+            except BlockingIOError:
+                unsent[send] = 0
+            except OSError as error:
+                unsent[send] = error
+        self.count(events, len(sends), fresh=True)
+        if unsent:  # those leave the topic
+            for subscriber in [each for each, send in topic.sharing.items() if send in unsent]:
+                subscriber.unsent(frames, unsent[subscriber.send])
 
     def _failed(self, subscriber: Subscriber) -> None:
         # A bug, but one client's: it comes back by its Last-Event-ID, and nobody else notices.
@@ -162,7 +172,7 @@ class Hub:
         """
         topics = self._topics(subscriber.scope, create=True)
         if subscriber.shares:
-            topics[0].sharing[subscriber] = subscriber.write
+            topics[0].sharing[subscriber] = subscriber.send
             return topics[0]
         for topic in topics:
             topic.choosing[subscriber] = None

@@ -12,7 +12,7 @@ PACKAGE = Path(gateway.__file__).parent
 ORDER = (
     "schema event scope frame shaping config metrics logs trace "  # words
     "topic history cursor hub limits "  # state
-    "source reader pager auth handshake connection "  # edges
+    "source reader pager auth handshake wire connection "  # edges
     "ui problem api admin "  # faces
     "server __main__"  # process
 ).split()

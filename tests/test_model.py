@@ -4,6 +4,7 @@ stream, or is told. Publishes, subscribes, stalls, drains, trims and resets are 
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from unittest import mock
 
@@ -24,8 +25,8 @@ from tests.test_cursor import SCOPES
 
 KEPT = 12
 """Events in memory, as many as are published at once at most: few, so that cursors fall off its tail."""
-HIGH_WATER = 300
-"""Bytes; two frames make a client lag."""
+ROOM = 300
+"""Bytes that a client's socket takes while nobody reads: a frame fits, or two."""
 
 
 def snapshot(stream: list[Event], scope: Scope) -> list[Event]:
@@ -43,7 +44,9 @@ def snapshot(stream: list[Event], scope: Scope) -> list[Event]:
 
 
 class Client(asyncio.Transport):
-    """The far end of one connection: a transport whose client may stop reading, and the EventSource behind it."""
+    """The far end of one connection: its socket, whose client may stop reading, the transport above it, and the
+    EventSource behind it.
+    """
 
     def __init__(self, machine: "Gateway", scope: Scope, last_event_id: str | None) -> None:
         super().__init__()
@@ -53,28 +56,42 @@ class Client(asyncio.Transport):
         self.epoch = len(machine.streams) - 1
         self.parser = Parser()
         self.told: list[Message | str] = []  # messages, and the ids of blocks without one
-        self.waiting: list[bytes] = []
-        self.stalled = self.ever_stalled = self.closed = self.lost = False
+        self.unread = b""  # in the socket
+        self.waiting = b""  # in the transport
+        self.stalled = self.ever_stalled = self.closed = self.lost = self.detached = False
         self.connection = Connection(
             machine.terms, scope, None, last_event_id=last_event_id, follow=False, chunked=True, retry_ms=3000,
             expires=None, on_close=lambda reason: None,
         )  # fmt: skip
         self.connection.connection_made(self)
 
-    def write(self, data: Any) -> None:
-        assert not self.closed or not data, "written to after its end"
+    def send(self, data: bytes) -> int:
+        """As that of a non-blocking socket."""
+        assert not self.waiting, "overtakes what waits"
+        assert not self.closed, "written to after its end"
+        taken = min(len(data), ROOM - len(self.unread)) if self.stalled else len(data)
+        if not taken:
+            raise BlockingIOError
+        self.unread += data[:taken]
         if not self.stalled:
-            self._read(data)
-            return
-        self.waiting.append(data)
-        if self.get_write_buffer_size() > HIGH_WATER and not self.connection._paused:
+            self._read()
+        return taken
+
+    def detach(self) -> None:
+        self.detached = True
+
+    def write(self, data: Any) -> None:
+        with suppress(BlockingIOError):
+            data = data[0 if self.waiting else self.send(data) :]
+        self.waiting += data
+        if self.waiting and not self.connection._paused:
             self.connection.pause_writing()
 
     def get_write_buffer_size(self) -> int:
-        return sum(map(len, self.waiting))
+        return len(self.waiting)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        assert high is not None
+        assert high == 0
 
     def is_closing(self) -> bool:
         return self.closed
@@ -86,7 +103,7 @@ class Client(asyncio.Transport):
 
     def abort(self) -> None:
         self.closed = True
-        self.waiting.clear()
+        self.waiting = b""
         self.lose()
 
     def stall(self) -> None:
@@ -94,9 +111,9 @@ class Client(asyncio.Transport):
 
     def go_on(self) -> None:
         self.stalled = False
-        waiting, self.waiting = self.waiting, []
-        for data in waiting:
-            self._read(data)
+        self.unread += self.waiting
+        self.waiting = b""
+        self._read()
         if self.closed:
             self.lose()
         elif self.connection._paused:
@@ -106,8 +123,10 @@ class Client(asyncio.Transport):
         if not self.lost:
             self.closed = self.lost = True
             self.connection.connection_lost(None)
+            assert self.detached, "the descriptor would be closed twice"
 
-    def _read(self, data: bytes) -> None:
+    def _read(self) -> None:
+        data, self.unread = self.unread, b""
         while data:  # RFC 9112 section 7.1
             size, _, data = data.partition(b"\r\n")
             block, data = data[: int(size, 16)], data[int(size, 16) + 2 :]
@@ -124,8 +143,8 @@ class Gateway(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.high_water = mock.patch("gateway.connection.HIGH_WATER", HIGH_WATER)
-        self.high_water.start()
+        self.socket = mock.patch("gateway.wire.bare_socket", lambda transport: transport)
+        self.socket.start()
         self.streams: list[list[Event]] = [[]]
         self.held: list[Event] = []
         self.hub = Hub(History(KEPT, 1 << 30, 1e9), Metrics(), 0)
@@ -139,7 +158,7 @@ class Gateway(RuleBasedStateMachine):
         assert not self.hub.subscribers
         assert not self.hub._operations
         assert not self.hub._projects
-        self.high_water.stop()
+        self.socket.stop()
         self.loop.close()
 
     async def page(self, cursor: EntryId) -> Page:

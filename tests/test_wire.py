@@ -1,0 +1,159 @@
+"""Below the transport: whose descriptor it is, what is left unsent, and what is over."""
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+import uvloop
+
+from gateway.wire import Wire, close_reason
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+HOLDS = 8 << 20
+"""More bytes than the two sockets of a connection hold."""
+
+
+class Held(asyncio.Protocol):
+    """One end; what it knows of its descriptor before and in `connection_lost`."""
+
+    def __init__(self) -> None:
+        self.made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self.paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.wire = Wire(cast("asyncio.Transport", transport), chunked=True)
+        self.file = transport.get_extra_info("socket").fileno()
+        self.inode = os.fstat(self.file).st_ino
+        self.made.set_result(None)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.inode_at_last = os.fstat(self.file).st_ino
+        self.wire.detach()
+        self.lost.set_result(exc)
+
+
+async def _pair(loop: asyncio.AbstractEventLoop) -> tuple[Held, socket.socket, asyncio.Server]:
+    """A server's end, and its client's socket."""
+    ends: list[Held] = []
+
+    def make() -> Held:
+        ends.append(Held())
+        return ends[-1]
+
+    server = await loop.create_server(make, "127.0.0.1", 0)
+    client = socket.create_connection(server.sockets[0].getsockname())
+    client.setblocking(False)
+    while not ends:
+        await asyncio.sleep(0)
+    await ends[0].made
+    return ends[0], client, server
+
+
+def _reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def _reset_and_send(held: Held, client: socket.socket) -> None:
+    _reset(client)
+    with pytest.raises(ConnectionResetError):
+        held.wire.send(b"x")
+    held.wire.abort()
+
+
+def _reset_while_bytes_wait(held: Held, client: socket.socket) -> None:
+    held.wire.write(b"x" * HOLDS)
+    _reset(client)
+
+
+ENDS: dict[str, Callable[[Held, socket.socket], None]] = {
+    "the client closes": lambda held, client: client.close(),
+    "the client resets": lambda held, client: _reset(client),
+    "the client resets, and is sent to": _reset_and_send,
+    "the client resets while bytes wait": _reset_while_bytes_wait,
+    "the response ends": lambda held, client: held.wire.end(),
+    "it is aborted": lambda held, client: held.wire.abort(),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("name", LOOPS)
+def test_the_descriptor_is_the_connections_until_it_is_lost(name: str, end: str) -> None:
+    """What `bare_socket` stands on: else one client's bytes could go to the next, which has its number by then."""
+    loop = LOOPS[name]()
+
+    async def run() -> None:
+        held, client, server = await _pair(loop)
+        with client:
+            ENDS[end](held, client)
+            await asyncio.wait_for(held.lost, 5)
+            assert held.inode_at_last == held.inode
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                held.wire.send(b"x")
+            client.close()
+        server.close()
+        await server.wait_closed()
+        while True:  # the transport closes it, and nobody had before
+            try:
+                os.fstat(held.file)
+            except OSError:
+                return
+            await asyncio.sleep(0)
+
+    try:
+        loop.run_until_complete(asyncio.wait_for(run(), 10))
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_what_the_socket_does_not_take_waits_and_comes_in_order(name: str) -> None:
+    loop = LOOPS[name]()
+
+    async def run() -> None:
+        held, client, server = await _pair(loop)
+        wire, given = held.wire, 0
+        with client:
+            while wire.waiting_since(1.0) is None:
+                frames = b"%07d\n" % given * 1000
+                given += 1
+                try:
+                    taken = wire.send(frames)
+                except BlockingIOError:
+                    taken = 0
+                assert not held.paused
+                if taken < len(frames):
+                    wire.write(frames[taken:])
+            assert held.paused, "told as soon as anything waits"
+            assert wire.waiting_since(2.0) == 1.0, "nothing was taken since"
+            got = b""
+            while len(got) < given * 8000:
+                got += await loop.sock_recv(client, 1 << 20)
+            assert got == b"".join(b"%07d\n" % number * 1000 for number in range(given))
+            assert not held.paused
+            assert wire.waiting_since(3.0) is None
+            wire.abort()
+            await held.lost
+        server.close()
+        await server.wait_closed()
+
+    try:
+        loop.run_until_complete(asyncio.wait_for(run(), 10))
+    finally:
+        loop.close()
+
+
+def test_the_reason_of_an_end() -> None:
+    assert close_reason(None) == close_reason(ConnectionResetError()) == close_reason(BrokenPipeError()) == "client"
+    assert close_reason(TimeoutError()) == "slow"
