@@ -82,8 +82,9 @@ class Connection(asyncio.Protocol):
         self._wire = Wire(cast("asyncio.Transport", transport), self._chunked)
         self.send: Callable[[bytes], int] = self._wire.send
         self._terms.hub.join(self, self._earlier(now + self._terms.heartbeat))
+        self._wire.open()
         if self._wire.waiting_since(now) is not None:
-            self.pause_writing()  # an earlier response on this connection: the transport has told only aiohttp
+            self.pause_writing()  # the transport may have told aiohttp, before an earlier response was flushed
         self._wire.write(frame.retry(self._retry_ms))
         self._open()
         self.pump()

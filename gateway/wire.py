@@ -44,7 +44,10 @@ class Wire:
         self._stuck: tuple[int, float] | None = None  # bytes that wait, and since when it is not fewer
         self.send: Callable[[bytes], int] = self._socket.send
         self.sent_at = 0.0
-        transport.set_write_buffer_limits(high=0)  # pause_writing as soon as anything waits
+
+    def open(self) -> None:
+        """From now on the protocol is told as soon as anything waits (`pause_writing`), at once if something does."""
+        self._transport.set_write_buffer_limits(high=0)
 
     def write(self, frames: bytes) -> None:
         """Sends what the socket takes; the transport keeps the rest, and calls the protocol's `pause_writing`."""
