@@ -10,6 +10,13 @@ from typing import cast
 import pytest
 import uvloop
 
+from gateway.connection import Connection, Terms
+from gateway.event import ZERO, EntryId, decode
+from gateway.frame import place, retry, seal
+from gateway.history import History
+from gateway.hub import Hub
+from gateway.metrics import Metrics
+from gateway.scope import Scope
 from gateway.wire import Wire, close_reason
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -27,6 +34,7 @@ class Held(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.wire = Wire(cast("asyncio.Transport", transport), chunked=True)
+        self.wire.open()
         self.file = transport.get_extra_info("socket").fileno()
         self.inode = os.fstat(self.file).st_ino
         self.made.set_result(None)
@@ -152,6 +160,55 @@ def test_what_the_socket_does_not_take_waits_and_comes_in_order(name: str) -> No
         loop.run_until_complete(asyncio.wait_for(run(), 10))
     finally:
         loop.close()
+
+
+@pytest.mark.parametrize("waiting", [1, 100_000])  # below and above where aiohttp would have been told
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_stream_waits_for_what_an_earlier_response_left_in_the_transport(name: str, waiting: int) -> None:
+    loop, errors = LOOPS[name](), []
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    hub = Hub(History(10, 1 << 20, 1e9), Metrics(), 0)
+    closed: list[str] = []
+    left = 0
+
+    class Earlier(asyncio.Protocol):
+        def connection_made(self, base: asyncio.BaseTransport) -> None:
+            nonlocal left
+            transport = cast("asyncio.Transport", base)
+            while transport.get_write_buffer_size() < waiting:
+                transport.write(b"x" * 50_000)
+                left += 50_000
+            connection = Connection(
+                Terms(hub, None, 60, 60),  # type: ignore[arg-type]  # no page is needed
+                Scope("project", projects=frozenset({"p-1"})), None, last_event_id=None, follow=False, chunked=True,
+                retry_ms=1000, expires=None, on_close=closed.append,
+            )  # fmt: skip
+            transport.set_protocol(connection)
+            connection.connection_made(transport)
+
+    async def run() -> None:
+        server = await loop.create_server(Earlier, "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()) as client:
+            client.setblocking(False)
+            while not hub.subscribers:
+                await asyncio.sleep(0)
+            data = b'{"operationId":"op-1","projectId":"p-1"}'
+            event = seal(decode(EntryId(1 << 64), [b"type", b"github_sync_started", b"data", data]))
+            hub.publish([event], event.id, event.id)
+            got = b""
+            while not got.endswith(event.frame):
+                got += await loop.sock_recv(client, 1 << 20)
+            assert got == b"x" * left + retry(1000) + place(ZERO) + event.frame
+        while not closed:
+            await asyncio.sleep(0)
+        server.close()
+        await server.wait_closed()
+
+    try:
+        loop.run_until_complete(asyncio.wait_for(run(), 10))
+    finally:
+        loop.close()
+    assert not errors
 
 
 def test_the_reason_of_an_end() -> None:
