@@ -108,10 +108,10 @@ class Connection(asyncio.Protocol):
         self.pump()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._wire.detach()
         self._reason = self._reason or close_reason(exc)
         self._stop()
         self._terms.hub.leave(self)
-        self._wire.detach()
         self._on_close(self._reason)
 
     def unsent(self, frames: bytes, taken: int | OSError) -> None:
