@@ -24,6 +24,7 @@ from tests.bench.harness import (
     steady,
 )
 from tests.bench.peers import SERVERS
+from tests.bench.sends import sends
 from tests.redis_server import RedisServer, free_port
 
 Figures = dict[str, float]
@@ -282,6 +283,7 @@ CASES: dict[str, Callable[[RedisServer], Figures]] = {
     "fan_out": fan_out,
     "fan_out_floor": lambda server: floor(server, 1000, 20, 6, *LOOK),
     **{f"fan_out_{name}": partial(fan_out, name=name) for name in SERVERS if name != "gateway"},
+    "sends": sends,
     "flat_out": flat_out,
     "flat_out_floor": lambda server: floor(server, rate=0, seconds=4),
     "many_topics": many_topics,
