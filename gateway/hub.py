@@ -118,10 +118,7 @@ class Hub:
                 self._share(listened, group, now)
             choosing |= listened.choosing
         for subscriber in choosing:
-            try:
-                subscriber.wake(before)
-            except Exception:
-                self._failed(subscriber)
+            self._guarded(subscriber, subscriber.wake, before)
 
     def _share(self, topic: Topic, events: list[Event], now: float) -> None:
         frames = events[0].frame if len(events) == 1 else b"".join([event.frame for event in events])
@@ -137,14 +134,17 @@ class Hub:
             except OSError as error:
                 unsent[send] = error
         self.count(events, len(sends), fresh=True)
-        if unsent:  # those leave the topic
-            for subscriber in [each for each, send in topic.sharing.items() if send in unsent]:
-                subscriber.unsent(frames, unsent[subscriber.send])
+        if unsent:
+            for subscriber, send in list(topic.sharing.items()):  # who can't keep up leaves the topic
+                if send in unsent:
+                    self._guarded(subscriber, subscriber.unsent, frames, unsent[send])
 
-    def _failed(self, subscriber: Subscriber) -> None:
-        # A bug, but one client's: it comes back by its Last-Event-ID, and nobody else notices.
-        _log.exception("a stream failed and is cut")
-        subscriber.abort("error")
+    def _guarded(self, subscriber: Subscriber, call: Callable[..., None], *given: object) -> None:
+        try:
+            call(*given)
+        except Exception:  # a bug, but one client's: it comes back by its Last-Event-ID, and nobody else notices
+            _log.exception("a stream failed and is cut")
+            subscriber.abort("error")
 
     def count(self, events: Iterable[Event], times: int, *, fresh: bool) -> None:
         """Counts frames handed to `times` sockets, and how late they were unless they are a replay's."""

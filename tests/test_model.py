@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 from unittest import mock
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
@@ -327,3 +328,21 @@ def test_neighbours_of_a_topic_lose_nothing_when_ids_go_backwards() -> None:
         told = [message.last_event_id for message in client.told if isinstance(message, Message)]
         assert told[-4:] == ["1-1", "1-2", "1-3", "1-4"]
     machine.teardown()
+
+
+def test_a_bug_in_one_stream_is_not_its_neighbours(caplog: pytest.LogCaptureFixture) -> None:
+    hub = Hub(History(KEPT, 1 << 30, 1e9), Metrics(), 0)
+    scope = Scope("project", projects=frozenset({"p0"}))
+    broken, whole = mock.Mock(scope=scope, shares=True), mock.Mock(scope=scope, shares=True)
+    broken.send.side_effect = whole.send.side_effect = BlockingIOError
+    broken.unsent.side_effect = broken.wake.side_effect = RuntimeError("a bug")
+    for subscriber in (broken, whole):
+        hub.join(subscriber, 1e9)
+        hub.live(subscriber)
+    data = b'{"operationId":"o0","projectId":"p0"}'
+    event = framed([decode(EntryId(1), [b"type", b"github_sync_started", b"data", data])])[0]
+    hub.publish([event], event.id, event.id)
+    broken.abort.assert_called_once_with("error")
+    whole.unsent.assert_called_once_with(event.frame, 0)
+    whole.abort.assert_not_called()
+    assert "a stream failed and is cut" in caplog.text
