@@ -32,7 +32,9 @@ settings.load_profile("tests")
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"uvloop": uvloop.new_event_loop}
+    """uvloop, as in production, or what the test's module says in LOOPS."""
+    assert isinstance(item, pytest.Function)
+    return getattr(item.module, "LOOPS", {"uvloop": uvloop.new_event_loop})
 
 
 @pytest.fixture(scope="session")

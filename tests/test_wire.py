@@ -4,7 +4,8 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import cast
 
 import pytest
@@ -51,21 +52,13 @@ class Held(asyncio.Protocol):
         self.lost.set_result(exc)
 
 
-async def _pair(loop: asyncio.AbstractEventLoop) -> tuple[Held, socket.socket, asyncio.Server]:
-    """A server's end, and its client's socket."""
-    ends: list[Held] = []
-
-    def make() -> Held:
-        ends.append(Held())
-        return ends[-1]
-
-    server = await loop.create_server(make, "127.0.0.1", 0)
-    client = socket.create_connection(server.sockets[0].getsockname())
-    client.setblocking(False)
-    while not ends:
-        await asyncio.sleep(0)
-    await ends[0].made
-    return ends[0], client, server
+@asynccontextmanager
+async def _served(end: asyncio.Protocol) -> AsyncIterator[socket.socket]:
+    """The socket of a client whose server's end is `end`."""
+    async with await asyncio.get_running_loop().create_server(lambda: end, "127.0.0.1", 0) as server:
+        with socket.create_connection(server.sockets[0].getsockname()) as client:
+            client.setblocking(False)
+            yield client
 
 
 def _reset(client: socket.socket) -> None:
@@ -96,22 +89,17 @@ ENDS: dict[str, Callable[[Held, socket.socket], None]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("name", LOOPS)
-def test_the_descriptor_is_the_connections_until_it_is_lost(name: str, end: str) -> None:
+async def test_the_descriptor_is_the_connections_until_it_is_lost(end: str) -> None:
     """What `bare_socket` stands on: else one client's bytes could go to the next, which has its number by then."""
-    loop = LOOPS[name]()
-
-    async def run() -> None:
-        held, client, server = await _pair(loop)
-        with client:
+    held = Held()
+    async with asyncio.timeout(10):
+        async with _served(held) as client:
+            await held.made
             ENDS[end](held, client)
-            await asyncio.wait_for(held.lost, 5)
+            await held.lost
             assert held.inode_at_last == held.inode
             with pytest.raises(OSError, match="Bad file descriptor"):
                 held.wire.send(b"x")
-            client.close()
-        server.close()
-        await server.wait_closed()
         while True:  # the transport closes it, and nobody had before
             try:
                 os.fstat(held.file)
@@ -119,53 +107,37 @@ def test_the_descriptor_is_the_connections_until_it_is_lost(name: str, end: str)
                 return
             await asyncio.sleep(0)
 
-    try:
-        loop.run_until_complete(asyncio.wait_for(run(), 10))
-    finally:
-        loop.close()
 
-
-@pytest.mark.parametrize("name", LOOPS)
-def test_what_the_socket_does_not_take_waits_and_comes_in_order(name: str) -> None:
-    loop = LOOPS[name]()
-
-    async def run() -> None:
-        held, client, server = await _pair(loop)
+async def test_what_the_socket_does_not_take_waits_and_comes_in_order() -> None:
+    held = Held()
+    async with asyncio.timeout(10), _served(held) as client:
+        await held.made
         wire, given = held.wire, 0
-        with client:
-            while wire.waiting_since(1.0) is None:
-                frames = b"%07d\n" % given * 1000
-                given += 1
-                try:
-                    taken = wire.send(frames)
-                except BlockingIOError:
-                    taken = 0
-                assert not held.paused
-                if taken < len(frames):
-                    wire.write(frames[taken:])
-            assert held.paused, "told as soon as anything waits"
-            assert wire.waiting_since(2.0) == 1.0, "nothing was taken since"
-            got = b""
-            while len(got) < given * 8000:
-                got += await loop.sock_recv(client, 1 << 20)
-            assert got == b"".join(b"%07d\n" % number * 1000 for number in range(given))
+        while wire.waiting_since(1.0) is None:
+            frames = b"%07d\n" % given * 1000
+            given += 1
+            try:
+                taken = wire.send(frames)
+            except BlockingIOError:
+                taken = 0
             assert not held.paused
-            assert wire.waiting_since(3.0) is None
-            wire.abort()
-            await held.lost
-        server.close()
-        await server.wait_closed()
-
-    try:
-        loop.run_until_complete(asyncio.wait_for(run(), 10))
-    finally:
-        loop.close()
+            if taken < len(frames):
+                wire.write(frames[taken:])
+        assert held.paused, "told as soon as anything waits"
+        assert wire.waiting_since(2.0) == 1.0, "nothing was taken since"
+        got = b""
+        while len(got) < given * 8000:
+            got += await asyncio.get_running_loop().sock_recv(client, 1 << 20)
+        assert got == b"".join(b"%07d\n" % number * 1000 for number in range(given))
+        assert not held.paused
+        assert wire.waiting_since(3.0) is None
+        wire.abort()
+        await held.lost
 
 
 @pytest.mark.parametrize("waiting", [1, 100_000])  # below and above where aiohttp would have been told
-@pytest.mark.parametrize("name", LOOPS)
-def test_a_stream_waits_for_what_an_earlier_response_left_in_the_transport(name: str, waiting: int) -> None:
-    loop, errors = LOOPS[name](), []
+async def test_a_stream_waits_for_what_an_earlier_response_left_in_the_transport(waiting: int) -> None:
+    loop, errors = asyncio.get_running_loop(), []
     loop.set_exception_handler(lambda _, context: errors.append(context))
     hub = Hub(History(10, 1 << 20, 1e9), Metrics(), 0)
     closed: list[str] = []
@@ -186,10 +158,8 @@ def test_a_stream_waits_for_what_an_earlier_response_left_in_the_transport(name:
             transport.set_protocol(connection)
             connection.connection_made(transport)
 
-    async def run() -> None:
-        server = await loop.create_server(Earlier, "127.0.0.1", 0)
-        with socket.create_connection(server.sockets[0].getsockname()) as client:
-            client.setblocking(False)
+    async with asyncio.timeout(10):
+        async with _served(Earlier()) as client:
             while not hub.subscribers:
                 await asyncio.sleep(0)
             data = b'{"operationId":"op-1","projectId":"p-1"}'
@@ -199,15 +169,9 @@ def test_a_stream_waits_for_what_an_earlier_response_left_in_the_transport(name:
             while not got.endswith(event.frame):
                 got += await loop.sock_recv(client, 1 << 20)
             assert got == b"x" * left + retry(1000) + place(ZERO) + event.frame
-        while not closed:
-            await asyncio.sleep(0)
-        server.close()
-        await server.wait_closed()
-
-    try:
-        loop.run_until_complete(asyncio.wait_for(run(), 10))
-    finally:
-        loop.close()
+            client.close()
+            while not closed:
+                await asyncio.sleep(0)
     assert not errors
 
 
