@@ -10,6 +10,7 @@ from typing import Any
 import gateway
 from gateway import config, logs
 from gateway.config import Config, ConfigError
+from gateway.reader import NotAStream
 from gateway.server import serve
 
 USAGE = f"""\
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         print(f"sse-gateway can't start:\n{error}", file=sys.stderr)
         return 2
-    except OSError as error:
+    except (OSError, NotAStream) as error:
         print(f"sse-gateway can't start: {error}", file=sys.stderr)
         return 1
     return 0

@@ -3,31 +3,46 @@
 Decides whether a request becomes a connection; never writes a frame of one.
 """
 
+import asyncio
 import logging
 import math
 import random
 import time
 from collections.abc import Awaitable, Callable
+from heapq import nlargest
+from itertools import islice
+from operator import attrgetter
 from typing import Final
 
 import orjson
 from aiohttp import web
 
-from gateway import frame, trace, ui
+from gateway import frame, ui
+from gateway.answers import WHO, Answers, preflight
 from gateway.auth import EVERYTHING, Grant, InvalidToken, KeysUnavailable, Verifier, find_token
 from gateway.config import Config
-from gateway.connection import Connection, Terms
+from gateway.connection import Connection
 from gateway.event import format_id, parse_id, valid_id
 from gateway.handshake import EventStream, take_over
 from gateway.limits import Limits, client_address
+from gateway.members import members
 from gateway.metrics import Metrics
+from gateway.operations import Operation
 from gateway.problem import Problem, spread
-from gateway.scope import MAX_FILTERS, Scope
+from gateway.scope import MAX_FILTERS, Scope, Wish
+from gateway.terms import Terms
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 CROWDED: Final = 5
 """How many times SSE_RETRY a client is sent away for that is over a limit."""
+
+ENDED: Final = 100
+"""How many ended operations can be asked for."""
+LISTED: Final = 1000
+"""Running operations of a project that are listed at most, the newest."""
+PER_TURN: Final = 50
+"""States made in one turn."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,30 +66,30 @@ class Api:
         self._metrics = metrics
         self._verifier = verifier
         self._ready = ready
-        self._history = terms.hub.history
+        self._answers = Answers(config.cors_origins, metrics)
 
     def application(self) -> web.Application:
-        app = web.Application(middlewares=[self._problems])
-        app.on_response_prepare.append(self._headers)
+        app = web.Application(middlewares=[self._answers.problems])
+        app.on_response_prepare.append(self._answers.headers)
         # An id may hold anything but a control character; a slash or a brace comes percent-encoded.
         for path, handler in {
             "/api/operations/{operationId:[^/]+}/stream": self._operation_stream,
             "/api/projects/{projectId:[^/]+}/stream": self._project_stream,
             "/api/projects/stream": self._multi_stream,
             "/api/operations/{operationId:[^/]+}": self._state,
+            "/api/projects/{projectId:[^/]+}/operations": self._project_operations,
         }.items():
             resource = app.router.add_resource(path)
             for method in ("GET", "HEAD"):
                 resource.add_route(method, handler)
-            resource.add_route("OPTIONS", self._preflight)
+            resource.add_route("OPTIONS", preflight)
         if self._config.ui == "on":
             ui.add_routes(app)
         return app
 
     async def _operation_stream(self, request: web.Request) -> web.StreamResponse:
         grant = await self._enter(request)
-        scope = Scope("operation", operations=frozenset((_path_id(request, "operationId"),)))
-        return await self._stream(request, scope, grant)
+        return await self._stream(request, _operation_scope(request), grant)
 
     async def _project_stream(self, request: web.Request) -> web.StreamResponse:
         grant = await self._enter(request)
@@ -83,55 +98,54 @@ class Api:
 
     async def _multi_stream(self, request: web.Request) -> web.StreamResponse:
         grant = await self._enter(request)
-        operations, projects = request.query.getall("operationId", []), request.query.getall("projectId", [])
+        operations, projects = _query_ids(request, "operationId"), _query_ids(request, "projectId")
         if len(operations) + len(projects) > MAX_FILTERS:
             raise Problem(400, f"at most {MAX_FILTERS} operationId and projectId parameters: open a second stream")
-        if not all(map(valid_id, operations + projects)):
-            raise Problem(400, "operationId and projectId have 1-256 characters, none of them a control character")
         scope = Scope("multi", frozenset(operations), frozenset(projects))
-        if scope.everything and not grant.unlimited:
-            scope = Scope("multi", grant.operations or frozenset(), grant.projects or frozenset())
-            if scope.everything:
+        if not scope.size:
+            if grant.nothing:
                 raise Problem(403, "the token grants no project and no operation")
+            scope = grant.scope()
         return await self._stream(request, scope, grant)
 
     async def _state(self, request: web.Request) -> web.StreamResponse:
+        grant = await self._known(request)
+        shown = self._shown(_operation_scope(request), grant)
+        operation = max(shown, key=attrgetter("newest"), default=None)
+        state = None if operation is None else _state_of(operation)
+        if state is None:
+            raise Problem(404, "nothing is known of this operation: it has not begun, or is long over")
+        return _json(state)
+
+    async def _project_operations(self, request: web.Request) -> web.StreamResponse:
+        grant = await self._known(request)
+        id, ended = _path_id(request, "projectId"), _ended(request, 20)
+        self._check(Scope("project", projects=frozenset((id,))), grant)
+        history = self._terms.hub.history
+        newest, project = history.newest, history.operations.project(id)
+        found: list[Operation] = []
+        if project is not None:
+            found = nlargest(LISTED, project.running.values(), key=attrgetter("newest"))
+            found += islice(reversed(project.ended.values()), ended)
+        states = []
+        for number, operation in enumerate(found, 1):
+            if (state := _state_of(operation)) is not None:
+                states.append(state)
+            if number % PER_TURN == 0:
+                await asyncio.sleep(0)
+        return _json({"id": format_id(newest), "operations": states})
+
+    async def _known(self, request: web.Request) -> Grant:
+        """The grant of a request for what is known, once that is."""
         if not self._ready():
             raise self._unavailable("the history is being loaded")
-        grant = await self._grant(request)
-        id = _path_id(request, "operationId")
-        self._check(Scope("operation", operations=frozenset((id,))), grant)
-        operation = self._history.operation(id)
-        attempt = [event for event in operation.attempt() if grant.sees(id, event.project)] if operation else []
-        if operation is None or not attempt:
-            raise Problem(404, "nothing is known of this operation: it has not begun, or is long over")
-        data: dict[str, object] = {}
-        for event in attempt:
-            data |= frame.data(event.frame)
-        newest = attempt[-1]
-        state = {"type": newest.type, "id": format_id(newest.id), "terminal": operation.ended, "data": data}
-        return web.Response(
-            body=orjson.dumps(state), content_type="application/json", headers={"Cache-Control": "no-store"}
-        )
-
-    async def _preflight(self, request: web.Request) -> web.StreamResponse:
-        return web.Response(
-            status=204,
-            headers={
-                "Allow": "GET, HEAD, OPTIONS",
-                "Access-Control-Allow-Methods": "GET, HEAD",
-                "Access-Control-Allow-Headers": "Authorization, Cache-Control, Last-Event-ID",
-                "Access-Control-Max-Age": "600",
-            },
-        )
+        return await self._grant(request)
 
     async def _enter(self, request: web.Request) -> Grant:
         """The grant of a request for a stream, if streams are to be had now."""
         if self.draining:
             raise self._unavailable("this replica is going away")
-        if not self._ready():
-            raise self._unavailable("the history is being loaded")
-        return await self._grant(request)
+        return await self._known(request)
 
     def _unavailable(self, why: str) -> Problem:
         return Problem(503, f"{why}: come back", Retry_After=str(math.ceil(self._config.retry)))
@@ -151,23 +165,32 @@ class Api:
             raise Problem(401, str(error), WWW_Authenticate='Bearer error="invalid_token"') from None
 
     def _check(self, scope: Scope, grant: Grant) -> None:
-        """Raises a Problem where the grant can't show what the scope names."""
-        for project in scope.projects:
-            if not grant.project(project):
-                raise Problem(403, "the token does not grant this project")
-        for id in scope.operations:
-            operation = self._history.operation(id)
-            if not (grant.may_await(id) if operation is None else grant.sees(id, operation.project.id)):
-                raise Problem(403, "the token does not grant this operation")
+        """Raises a Problem where the grant can't show what the scope names. What is known of it makes no difference."""
+        if not all(map(grant.project, scope.projects)):
+            raise Problem(403, "the token does not grant this project")
+        if not all(map(grant.may_see, scope.named())):
+            raise Problem(403, "the token does not grant this operation")
+
+    def _shown(self, scope: Scope, grant: Grant) -> list[Operation]:
+        """The operations that a scope names and the grant shows. Raises a Problem where it can't show any."""
+        self._check(scope, grant)
+        called = self._terms.hub.history.operations.called
+        return [each for name in scope.named() for each in called(name) if grant.sees(each.key)]
 
     async def _stream(self, request: web.Request, scope: Scope, grant: Grant) -> web.StreamResponse:
         self._check(scope, grant)
+        wish = Wish(
+            request.headers.get("Last-Event-ID") or request.query.get("lastEventId") or None,
+            _ended(request, 0),
+            follow=request.query.get("follow") == "true",
+            retry_ms=spread(self._config.retry * 1000),
+            expires=self._expires(grant),
+            chunked=request.version >= (1, 1),
+        )
         response = EventStream()
         if request.method == "HEAD":
             return web.Response(headers=response.headers)
-        last_event_id = request.headers.get("Last-Event-ID") or request.query.get("lastEventId") or None
-        follow = request.query.get("follow") == "true"
-        if not follow and self._is_over(scope, last_event_id):
+        if not wish.follow and self._is_over(scope, grant, wish.last_event_id):
             return web.Response(status=204)
         client = (grant.subject and f"sub {grant.subject}") or f"addr {self._address(request)}"
         refused = self._limits.admit(client)
@@ -175,7 +198,7 @@ class Api:
             why = "too many streams of this client" if refused == 429 else "too many streams"
             raise Problem(refused, f"{why}: come back", Retry_After=str(math.ceil(self._config.retry * CROWDED)))
 
-        began, who = time.monotonic(), request["who"] if _log.isEnabledFor(logging.DEBUG) else None
+        began, who = time.monotonic(), request[WHO] if _log.isEnabledFor(logging.DEBUG) else None
 
         def on_close(reason: str) -> None:
             self._limits.release(client)
@@ -190,12 +213,8 @@ class Api:
             self._terms,
             scope,
             None if grant.covers(scope) else grant.sees,
-            last_event_id=last_event_id,
-            follow=follow,
-            chunked=request.version >= (1, 1),
-            retry_ms=spread(self._config.retry * 1000),
-            expires=self._expires(grant),
-            on_close=on_close,
+            wish,
+            on_close,
         )
         self._metrics.opened[scope.kind] += 1
         try:
@@ -208,14 +227,12 @@ class Api:
             return web.Response()  # to nobody
         return response
 
-    def _is_over(self, scope: Scope, last_event_id: str | None) -> bool:
+    def _is_over(self, scope: Scope, grant: Grant, last_event_id: str | None) -> bool:
         """Whether a browser comes back to a single operation whose end it has seen."""
         if scope.kind != "operation" or last_event_id is None or (id := parse_id(last_event_id)) is None:
             return False
-        operation = self._history.operation(next(iter(scope.operations)))
-        return (
-            operation is not None and operation.ended and operation.outcome is not None and id >= operation.outcome.id
-        )
+        ends = [operation.end for operation in self._shown(scope, grant)]
+        return bool(ends) and all(0 < end <= id for end in ends)
 
     def _expires(self, grant: Grant) -> float | None:
         now, ends = time.monotonic(), []
@@ -229,46 +246,49 @@ class Api:
         forwarded = request.headers.getall("X-Forwarded-For", [])
         return client_address(request.remote or "", forwarded, self._config.trusted_proxies)
 
-    @web.middleware
-    async def _problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        request["who"] = trace.identify(request.headers)
-        try:
-            return await handler(request)
-        except Problem as problem:  # kept beyond this block, it would be a cycle with its own traceback
-            return self._refuse(request, problem)
-        except web.HTTPException as error:
-            error.__traceback__ = None  # the router keeps the error, its traceback this frame, which keeps the request
-            return self._refuse(request, _as_problem(error))
 
-    def _refuse(self, request: web.Request, problem: Problem) -> web.StreamResponse:
-        self._metrics.refused[problem.status] += 1
-        _log.debug("request refused", extra={"status": problem.status, "detail": problem.detail} | request["who"])
-        return problem.response(request.headers.get("Accept", ""))
-
-    async def _headers(self, request: web.Request, response: web.StreamResponse) -> None:
-        response.headers["Server"] = "sse-gateway"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["X-Request-ID"] = request["who"]["request_id"]
-        origins, origin = self._config.cors_origins, request.headers.get("Origin")
-        if origins and origins != ("*",):
-            response.headers["Vary"] = "Origin"
-        if origin is None:
-            return
-        if origin in origins:
-            response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Access-Control-Allow-Credentials"] = "true"
-        elif "*" in origins:
-            response.headers["Access-Control-Allow-Origin"] = "*"
+def _operation_scope(request: web.Request) -> Scope:
+    id, projects = _path_id(request, "operationId"), _query_ids(request, "projectId")
+    if not projects:
+        return Scope("operation", operations=frozenset((id,)))
+    if len(projects) > MAX_FILTERS:
+        raise Problem(400, f"at most {MAX_FILTERS} projectId parameters: open a second stream")
+    return Scope("operation", pairs=frozenset((project, id) for project in projects))
 
 
-def _as_problem(error: web.HTTPException) -> Problem:
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        allowed = ", ".join(sorted(error.allowed_methods))
-        return Problem(405, "only GET and HEAD are answered here", Allow=allowed)
-    if isinstance(error, web.HTTPNotFound):
-        paths = "streams are /api/operations/{id}/stream and /api/projects/{id}/stream"
-        return Problem(404, f"no such path; {paths}")
-    return Problem(error.status, error.reason)
+def _state_of(operation: Operation) -> dict[str, object] | None:
+    """The state as JSON has it; the data's values as their worker wrote them. None where nothing was told yet."""
+    attempt = operation.attempt()
+    if not attempt:
+        return None
+    data: dict[str, bytes] = {}
+    for event in attempt:
+        data |= members(frame.data(event.frame))
+    return {
+        "type": attempt[-1].type,
+        "id": format_id(attempt[-1].id),
+        "terminal": operation.ended,
+        "stalled": operation.stall > 0,
+        "data": {name: orjson.Fragment(value) for name, value in data.items()},
+    }
+
+
+def _json(body: object) -> web.Response:
+    return web.Response(body=orjson.dumps(body), content_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+def _ended(request: web.Request, default: int) -> int:
+    text = request.query.get("ended", str(default))
+    if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= ENDED):
+        raise Problem(400, f"ended is how many operations to tell of that ended last: a whole number from 0 to {ENDED}")
+    return int(text)
+
+
+def _query_ids(request: web.Request, name: str) -> list[str]:
+    ids = request.query.getall(name, [])
+    if not all(map(valid_id, ids)):
+        raise Problem(400, f"{name} has 1-256 characters, none of them a control character")
+    return ids
 
 
 def _path_id(request: web.Request, name: str) -> str:

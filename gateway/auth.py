@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.config import Config, ConfigError
+from gateway.event import Key
 from gateway.logs import Limited
 from gateway.scope import Scope
 
@@ -44,10 +45,13 @@ class KeysUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a token permits. None for `projects` or `operations` means all of them; `expires` is in epoch seconds."""
+    """What a token permits. None for `projects` or `operations` means all of them; a bare id among the `operations`
+    grants that operation of every project, `pairs` name theirs. `expires` is in epoch seconds.
+    """
 
     projects: frozenset[str] | None
     operations: frozenset[str] | None
+    pairs: frozenset[Key] = frozenset()
     subject: str | None = None
     expires: float | None = None
 
@@ -55,24 +59,43 @@ class Grant:
     def unlimited(self) -> bool:
         return self.projects is None or self.operations is None
 
+    def scope(self) -> Scope:
+        """Everything that it permits. Where nothing is, that is everything: ask for `nothing` first."""
+        if self.unlimited:
+            return Scope("multi")
+        return Scope("multi", self.operations or frozenset(), self.projects or frozenset(), self.pairs)
+
+    @property
+    def nothing(self) -> bool:
+        return not (self.unlimited or self.projects or self.operations or self.pairs)
+
     def project(self, id: str) -> bool:
         """Whether all of a project may be seen."""
         return self.projects is None or id in self.projects
 
-    def sees(self, operation: str, project: str) -> bool:
-        """Whether an event of `operation` in `project` may be seen: a project grants its operations."""
-        return self.project(project) or self.operations is None or operation in self.operations
+    def sees(self, key: Key) -> bool:
+        """Whether this operation may be seen: a project grants its operations."""
+        return self.project(key[0]) or self.operations is None or key[1] in self.operations or key in self.pairs
 
     def covers(self, scope: Scope) -> bool:
         """Whether every event in `scope` may be seen, so that none needs a look."""
         if self.unlimited:
             return True
-        operations = self.operations or frozenset()
-        return not scope.everything and all(map(self.project, scope.projects)) and scope.operations <= operations
+        bare = self.operations or frozenset()
+        return (
+            scope.size > 0
+            and all(map(self.project, scope.projects))
+            and scope.operations <= bare
+            and all(map(self.sees, scope.pairs))
+        )
 
-    def may_await(self, operation: str) -> bool:
-        """Whether an operation that nobody has heard of yet may turn out to be granted."""
-        return self.projects is None or bool(self.projects) or self.operations is None or operation in self.operations
+    def may_see(self, name: str | Key) -> bool:
+        """Whether an operation of this bare id, or this pair, may turn out to be granted, whoever has heard of it."""
+        if not isinstance(name, str):
+            return self.sees(name)
+        if self.unlimited or self.projects:
+            return True
+        return name in (self.operations or ()) or any(operation == name for _, operation in self.pairs)
 
 
 EVERYTHING: Final = Grant(None, None)
@@ -145,14 +168,28 @@ class Verifier:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
             raise InvalidToken(f"the token is not valid: {type(error).__name__}") from None
         subject = claims.get("sub")
-        return Grant(_ids(claims, "projects"), _ids(claims, "operations"), subject, float(claims["exp"]))
+        operations = claims.get("operations", [])
+        pairs = [each for each in operations if _is_pair(each)] if isinstance(operations, list) else []
+        bare = {**claims, "operations": [each for each in operations if each not in pairs]} if pairs else claims
+        return Grant(
+            _ids(claims, "projects"),
+            _ids(bare, "operations"),
+            frozenset((project, operation) for project, operation in pairs),
+            subject,
+            float(claims["exp"]),
+        )
 
 
 def _ids(claims: Mapping[str, Any], claim: str) -> frozenset[str] | None:
     ids = claims.get(claim, [])
     if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
-        raise InvalidToken(f'the claim {claim} must be an array of ids, or ["*"]')
+        more = ', of pairs ["projectId", "operationId"]' if claim == "operations" else ""
+        raise InvalidToken(f'the claim {claim} must be an array of ids{more}, or ["*"]')
     return None if "*" in ids else frozenset(ids)
+
+
+def _is_pair(item: object) -> bool:
+    return isinstance(item, list) and len(item) == 2 and all(isinstance(id, str) for id in item)
 
 
 def _public_key(pem: str) -> tuple[Any, str]:

@@ -101,6 +101,10 @@ def _file(text: str) -> str:
     return content
 
 
+def _kept_file(text: str) -> str:
+    return text if _file(text) else ""  # its path: it is read again and again
+
+
 def _origins(text: str) -> tuple[str, ...]:
     origins = tuple(part.strip() for part in text.split(",") if part.strip())
     for origin in origins:
@@ -155,6 +159,9 @@ VARIABLES: Final[Mapping[str, Variable]] = {
         "redis://, rediss://, unix://, redis+sentinel://h1:26379,h2:26379/MASTER/0 or redis+cluster://h1:6379,h2:6379",
         "where the stream is",
     ),
+    "SSE_REDIS_PASSWORD_FILE": Variable(
+        "", _kept_file, "a readable file", "the password, read at every connect, in place of the URL's"
+    ),
     "SSE_STREAM": Variable("github:sync:events", _text, "a Redis key", "the stream's key"),
     "SSE_LISTEN": Variable("0.0.0.0:8080", _listen, "host:port", "the public address"),
     "SSE_ADMIN_LISTEN": Variable("0.0.0.0:8081", _listen, "host:port", "health and metrics, never through the ingress"),
@@ -208,6 +215,7 @@ class Config:
     """The settings, parsed: durations in seconds, sizes in bytes. One attribute a variable, in VARIABLES' order."""
 
     redis_url: str
+    redis_password_file: str
     stream: str
     listen: tuple[str, int]
     admin_listen: tuple[str, int]
@@ -247,7 +255,7 @@ class Config:
             try:
                 values[attribute] = variable.parse(text) if text else _absent(variable)
             except ValueError as error:
-                why = f" ({error})" if variable.parse is _file else ""
+                why = f" ({error})" if variable.parse in (_file, _kept_file) else ""
                 errors.append(f"{name}={shown(name, text)}{why}: expected {variable.accepts}")
         errors += _auth_errors(environ)
         if errors:

@@ -1,61 +1,82 @@
-"""Where one subscriber is in the history, and what it is to be given next: snapshot, replay, live, lagging.
+"""Where one subscriber is in the history, and what it is to be given next: snapshot, replay, live, lagging, advice.
 
 Pure state over History: no socket, no clock, no bytes. Replay is nothing but the first turns of the same reading that
-goes on when live, so a gap, a duplicate or a live event before a replayed one can't happen.
+goes on when live, so a gap, a duplicate or a live event before a replayed one can't happen. A snapshot is walked the
+same way, so that it costs a place and no list.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice, takewhile
 from typing import Final, NamedTuple
 
 from gateway import schema
 from gateway.event import ZERO, EntryId, Event
 from gateway.history import History
-from gateway.scope import Scope
-from gateway.topic import Operation
+from gateway.operations import Advice, Operation
+from gateway.scope import MAX_FILTERS, Scope, Sees
 
 SLICE_EVENTS: Final = 512
 SLICE_BYTES: Final = 128 * 1024
 """What is taken at once at most, so that one long replay never holds the loop."""
+SCAN: Final = 4096
+"""Events looked at in one turn at most, whether they are in scope or not."""
 
 
 class Slice(NamedTuple):
-    """Events to write now. `place`: then tell the cursor's id, for a snapshot is complete. `over`: then end the stream.
-    `skipped`: how many superseded events were left out.
+    """What to write now: events, or advice. `complete`: a snapshot is, so tell the cursor's id. `skipped`: how many
+    superseded events were left out.
     """
 
-    events: Sequence[Event]
-    place: bool = False
-    over: bool = False
+    events: Sequence[Event] = ()
+    advices: Sequence[Advice] = ()
+    complete: bool = False
     skipped: int = 0
 
 
 class Cursor:
-    """Reads the history for one scope. `sees` says which events the grant shows, None that it shows the whole scope.
+    """Reads `history` for one scope. `sees` says which operations the grant shows, None that it shows all in scope.
 
-    `at` is the id up to which all was taken (or is in the snapshot's rest); `told` the id that the browser would come
-    back with. While `replaying`, nothing is skipped; while `lagging`, superseded progress is.
+    `at` is the id up to which all was taken, `told` the id that the browser would come back with (None: none yet),
+    `advised` the number of the last advice. While `replaying`, nothing is skipped; while `lagging`, superseded progress
+    is. What is taken counts as given, unless `gave` says that it was less.
     """
 
-    __slots__ = ("_follow", "_history", "_sees", "_snapshot", "at", "lagging", "replaying", "scope", "told")
+    __slots__ = (
+        "_final", "_follow", "_reads", "_sees", "_since", "_snapshot", "advised", "at", "earliest", "history",
+        "lagging", "replaying", "scope", "told",
+    )  # fmt: skip
 
-    def __init__(
-        self, history: History, scope: Scope, sees: Callable[[str, str], bool] | None = None, *, follow: bool = False
-    ) -> None:
-        self._history = history
+    def __init__(self, history: History, scope: Scope, sees: Sees | None = None, *, follow: bool = False) -> None:
+        self.history = history
         self._sees = sees
         self._follow = follow
-        self._snapshot: list[Event] | None = None  # the rest of one, last event first
+        self._final = False  # the last event that was taken is terminal
+        self._snapshot: EntryId | None = None  # how far one was told
+        self._since: EntryId | None = None  # and after whose end operations are told of, though they ended
         self.scope = scope
+        # Hundreds of topics, as a grant may name them, are not merged but looked for in the whole log.
+        self._reads = scope if scope.size <= MAX_FILTERS else Scope(scope.kind)
         self.at = ZERO
-        self.told = ZERO
+        self.told: EntryId | None = None
+        self.advised = 0
+        self.earliest = False  # it asks for all that is held, however much was trimmed before
         self.replaying = False
         self.lagging = False
 
-    def snapshot(self) -> None:
-        """Begins anew with the running operations, to go on from the newest entry."""
-        self.at = self._history.newest
+    @property
+    def place(self) -> EntryId:
+        """Where the browser is."""
+        return self.at if self.told is None else self.told
+
+    def snapshot(self, *, ended: int = 0, after: EntryId | None = None) -> None:
+        """Begins anew with what runs, with the `ended` operations that ended last, and with those that ended later than
+        `after`, to go on from the newest entry.
+        """
+        self.at = self.history.newest
         self.replaying = False
-        self._snapshot = [event for event in reversed(self._history.snapshot(self.scope)) if self._shows(event)]
+        self.advised = 0
+        self._snapshot = ZERO
+        self._since = self.history.since(self.scope, self._sees, ended, after)
 
     def replay(self, at: EntryId) -> None:
         """Goes on after `at`."""
@@ -64,76 +85,120 @@ class Cursor:
 
     def covered(self) -> bool:
         """Whether memory holds all that comes next."""
-        return self._snapshot is not None or self._history.holds(self.at, self.scope)
+        return self._snapshot is not None or self.history.holds(self.at, self.scope)
 
     def behind(self) -> bool:
         """Whether there is something to take."""
-        return self._snapshot is not None or bool(self._history.after(self.at, self.scope, 1))
+        return (
+            self._snapshot is not None
+            or next(self.history.after(self.at, self._reads), None) is not None
+            or next(self.history.operations.advices(self.scope, self.advised), None) is not None
+        )
 
     def take(self) -> Slice:
         """The next slice, which may be empty."""
         if self._snapshot is not None:
             return self._take_snapshot(self._snapshot)
-        return self.accept(self._history.after(self.at, self.scope, SLICE_EVENTS))
+        taken = self.accept(self.history.after(self.at, self._reads))
+        if taken.events or taken.skipped or next(self.history.after(self.at, self._reads), None) is not None:
+            return taken
+        pending = self.history.operations.advices(self.scope, self.advised)
+        advices = list(islice(pending, SLICE_EVENTS))
+        if advices:
+            self.advised = advices[-1].number
+        return Slice(advices=[each for each in advices if self._shows(each.operation.key)])
 
     def accept(self, events: Iterable[Event]) -> Slice:
-        """The next slice out of `events`, which are in scope and follow the cursor; it may end before they do."""
+        """The next slice out of `events`, which follow the cursor; it may end before they do."""
         taken: list[Event] = []
         size = skipped = 0
-        over = False
-        for event in events:
-            if size >= SLICE_BYTES or over:
+        for event in islice(events, SCAN):
+            if size >= SLICE_BYTES or len(taken) >= SLICE_EVENTS:
                 break
             self.at = event.id
+            if self._reads is not self.scope and event not in self.scope:
+                continue
             if self.lagging and self._superseded(event):
                 skipped += 1
-            elif self._shows(event):
+            elif self._shows(event.key):
                 taken.append(event)
                 size += len(event.frame)
-                over = event.terminal and self._ends_with(event)
+                self._final = event.terminal
+                if event.terminal and self._ends_with(event):
+                    break
         if taken:
             self.told = taken[-1].id
-        return Slice(taken, over=over, skipped=skipped)
+        return Slice(taken, skipped=skipped)
+
+    def gave(self, item: Event | Advice) -> None:
+        """Of the last slice, `item` was handed over and nothing after it."""
+        if not isinstance(item, Event):
+            self.advised = item.number
+        elif self._snapshot is not None:
+            self._snapshot = self.told = item.id
+        else:
+            self.at = self.told = item.id
 
     def catch_up(self) -> EntryId:
         """The id to tell when nothing is left to take: the newest entry's."""
-        self.at = self.told = max(self.at, self._history.newest)
-        return self.told
+        self.at = self.told = max(self.at, self.history.newest)
+        return self.at
 
-    def operation(self) -> Operation | None:
-        """The operation of a single-operation stream, where it is known."""
-        return self._history.operation(next(iter(self.scope.operations))) if self.scope.kind == "operation" else None
+    def differs(self, history: History, agreed: EntryId | None, until: EntryId) -> bool:
+        """Whether what it was given up to `until` is not what `history` holds up to there, which is the same as its own
+        up to `agreed` (None: nowhere).
+        """
+        if agreed is None:
+            return until > ZERO
+        both = (each.after(agreed, self._reads) for each in (self.history, history))
+        return any(
+            event in self.scope and self._shows(event.key)
+            for events in both
+            for event in takewhile(lambda event: event.id <= until, events)
+        )
 
-    def _take_snapshot(self, rest: list[Event]) -> Slice:
-        taken: list[Event] = []
-        size = 0
-        while rest and size < SLICE_BYTES:
-            event = rest.pop()
-            taken.append(event)
-            size += len(event.frame)
-        if taken:
-            self.told = taken[-1].id
-        if rest:
-            return Slice(taken)
-        self._snapshot = None
-        operation = self.operation()
-        if taken and operation is not None and operation.ended and not self._follow:
-            return Slice(taken, over=True)
-        self.told = self.at
-        return Slice(taken, place=True)
+    def over(self) -> bool:
+        """Whether a single-operation stream has told the end of every operation that it shows, known or forgotten."""
+        if self.scope.kind != "operation" or self._follow or self._snapshot is not None:
+            return False
+        shown = self.operations()
+        return all(0 < operation.end <= self.place for operation in shown) if shown else self._final
 
-    def _shows(self, event: Event) -> bool:
-        return self._sees is None or self._sees(event.operation, event.project)
+    def operations(self) -> list[Operation]:
+        """Those that a single-operation stream shows."""
+        called = self.history.operations.called
+        return [each for name in self.scope.named() for each in called(name) if self._shows(each.key)]
 
     def _ends_with(self, event: Event) -> bool:
         # Not when a later attempt has begun: its events follow.
-        operation = self.operation()
-        if operation is None or self._follow or not operation.ended or operation.outcome is None:
+        if self.scope.kind != "operation" or self._follow:
             return False
-        return operation.outcome.id == event.id
+        return all(0 < operation.end <= event.id for operation in self.operations())
+
+    def _take_snapshot(self, place: EntryId) -> Slice:
+        taken: list[Event] = []
+        size = 0
+        walk = self.history.operations.snapshot(self.scope, place, self.at, self._since)
+        for number, event in enumerate(walk, 1):
+            self._snapshot = event.id
+            if self._shows(event.key):
+                taken.append(event)
+                size += len(event.frame)
+            if size >= SLICE_BYTES or number >= SLICE_EVENTS:
+                break
+        else:
+            if not taken:
+                self._snapshot, self.told = None, self.at
+                return Slice(complete=True)
+        if taken:
+            self.told = taken[-1].id
+        return Slice(taken)
+
+    def _shows(self, key: tuple[str, str]) -> bool:
+        return self._sees is None or self._sees(key)
 
     def _superseded(self, event: Event) -> bool:
-        if event.type != schema.PROGRESS or (operation := self._history.operation(event.operation)) is None:
+        if event.type != schema.PROGRESS or (operation := self.history.operations.get(event.key)) is None:
             return False
         newest = operation.progress
-        return newest is not None and newest.id > event.id and newest.project == event.project
+        return newest is not None and newest.id > event.id

@@ -4,6 +4,7 @@ Owns the first table of the contract: entry ids, the fields of an entry, the rou
 the second table (schema.py), never drops for rate (shaping.py), never makes wire bytes (frame.py).
 """
 
+import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,13 +18,16 @@ from gateway import schema
 EntryId = NewType("EntryId", int)
 """A Redis stream entry id as one integer, milliseconds << 64 | sequence: it compares as Redis compares."""
 
+Key = tuple[str, str]
+"""What an operation is: its projectId and its operationId. Queues number their jobs, so neither says it alone."""
+
 ZERO: Final = EntryId(0)
+GREATEST: Final = EntryId((1 << 128) - 1)
 _SEQUENCE: Final = (1 << 64) - 1
 _ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})", re.ASCII)
 _TYPE = re.compile(schema.TYPE_PATTERN.encode())
 _KNOWN: Final = {type.encode(): type for type in schema.TYPES}
-_NUMBERS: Final = (int, float)
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # Unicode category Cc
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # Unicode category Cc; none of it is printable
 # A JSON escape: a whole surrogate pair, a lone surrogate (group 1), or any other.
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
@@ -48,7 +52,11 @@ def format_id(id: EntryId) -> str:
 
 def valid_id(value: object) -> TypeGuard[str]:
     """Whether `value` can name an operation or a project: 1-256 characters, none of them a control character."""
-    return isinstance(value, str) and 0 < len(value) <= schema.ID_MAX_LENGTH and _CONTROL.search(value) is None
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= schema.ID_MAX_LENGTH
+        and (value.isprintable() or _CONTROL.search(value) is None)
+    )
 
 
 REASONS: Final = ("too_large", "type", "data", "json", "operation_id", "project_id", "timestamp")
@@ -65,49 +73,52 @@ class Rejected(Exception):
 
 
 class Event:
-    """One accepted event. `data` lives only until `frame` is made of it; `percent` is None unless it can be shaped."""
+    """One accepted event. `data` (parsed), `raw` (the worker's own bytes) and `stamp` (the entry's timestamp, where it
+    has one) live only until `frame` is made of them. `current` is whether it is in the attempt of what runs.
+    """
 
-    __slots__ = ("data", "frame", "id", "operation", "percent", "project", "terminal", "type")
+    __slots__ = ("current", "data", "frame", "id", "key", "raw", "stamp", "terminal", "type")
 
-    def __init__(self, id: EntryId, type: str, operation: str, project: str, data: dict[str, Any]) -> None:
+    def __init__(self, id: EntryId, type: str, key: Key, data: dict[str, Any], raw: bytes, stamp: str | None) -> None:
         self.id = id
         self.type = type
-        self.operation = operation
-        self.project = project
-        self.percent: float | None = None
-        self.terminal = False
-        if type == schema.PROGRESS:
-            percent = data.get("percent")
-            if percent.__class__ in _NUMBERS and 0 <= percent <= 100:
-                self.percent = percent
-        else:
-            self.terminal = schema.is_terminal(type, data)
+        self.key = key
+        self.terminal = type != schema.PROGRESS and schema.is_terminal(type, data)
+        self.current = False
         self.data = data
+        self.raw = raw
+        self.stamp = stamp
         self.frame = b""
 
+    @property
+    def project(self) -> str:
+        return self.key[0]
+
+    @property
+    def operation(self) -> str:
+        return self.key[1]
+
     def __repr__(self) -> str:
-        return f"<Event {format_id(self.id)} {self.type} {self.operation}>"
+        return f"<Event {format_id(self.id)} {self.type} {self.key}>"
 
 
 def decode(id: EntryId, fields: Sequence[bytes]) -> Event:
     """The event of one entry; `fields` alternate names and values, as Redis replies with them.
 
-    Raises Rejected where a rule of the contract's first table is broken. `data` gets the entry's `timestamp` where it
-    has none of its own, and the id's milliseconds where the entry has none either.
+    Raises Rejected where a rule of the contract's first table is broken.
     """
     if sum(map(len, fields)) > schema.ENTRY_MAX_BYTES:
         raise Rejected("too_large", f"over {schema.ENTRY_MAX_BYTES} bytes: keep large things out of the event")
     entry = dict(zip(fields[::2], fields[1::2], strict=True))
     written = entry.get(b"type", b"")
-    type = _KNOWN.get(written)
-    if type is None:
-        if _TYPE.fullmatch(written) is None:
-            raise Rejected("type", f"field type must match {schema.TYPE_PATTERN}")
-        type = written.decode()
+    type = _KNOWN.get(written) or _other_type(written)
     raw = entry.get(b"data")
     if raw is None:
         raise Rejected("data", "field data is missing: it holds the event as a JSON object")
-    data = _loads(raw)
+    try:
+        data = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raw, data = _mend(raw, error)
     if data.__class__ is not dict:
         raise Rejected("data", "data must be a JSON object")
     operation, project = data.get("operationId"), data.get("projectId")
@@ -118,23 +129,31 @@ def decode(id: EntryId, fields: Sequence[bytes]) -> Event:
     stamp = entry.get(b"timestamp")
     if stamp is not None and not _is_utc(stamp):
         raise Rejected("timestamp", "field timestamp must be ISO 8601 in UTC, such as 2025-11-24T16:00:00.000Z")
-    if data.get("timestamp") is None:
-        data["timestamp"] = stamp.decode() if stamp is not None else _timestamp(id >> 64)
-    return Event(id, type, operation, project, data)
+    return Event(id, type, (project, operation), data, raw, None if stamp is None else stamp.decode())
 
 
-def _loads(raw: bytes) -> Any:
+def _other_type(written: bytes) -> str:
+    if _TYPE.fullmatch(written) is None:
+        raise Rejected("type", f"field type must match {schema.TYPE_PATTERN}")
+    type = written.decode()
+    if type in schema.RESERVED:
+        raise Rejected("type", f"type {type} is a name that EventSource or the gateway itself uses: choose another")
+    return type
+
+
+def _mend(raw: bytes, error: Exception) -> tuple[bytes, Any]:
+    """What RFC 8259 lets be said and orjson does not read: halves of a surrogate pair (section 8.2), which JavaScript
+    leaves where it cuts a string and which become U+FFFD, and numbers of any size (section 6), which pass.
+    """
+    mended = _ESCAPE.sub(lambda escape: b"\\ufffd" if escape[1] else escape[0], raw)
     try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        # JavaScript cuts strings between the halves of a pair; RFC 8259 section 8.2 lets it, orjson does not.
-        mended = _ESCAPE.sub(lambda escape: b"\\ufffd" if escape[1] else escape[0], raw)
-        if mended != raw:
-            try:
-                return orjson.loads(mended)
-            except orjson.JSONDecodeError:
-                pass
+        return mended, json.loads(mended.decode(), parse_constant=_no_number, parse_int=float)
+    except (ValueError, RecursionError):
         raise Rejected("json", f"data is not JSON: {error}") from None
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(name)
 
 
 def _is_utc(stamp: bytes) -> bool:
@@ -145,7 +164,8 @@ def _is_utc(stamp: bytes) -> bool:
         return False
 
 
-def _timestamp(ms: int) -> str:
+def timestamp(ms: int) -> str:
+    """The moment of an entry id, ISO 8601 in UTC."""
     return f"{_second(ms // 1000)}.{ms % 1000:03d}Z" if ms <= _LAST_MS else "+275760-09-13T00:00:00.000Z"
 
 

@@ -1,17 +1,19 @@
 """Bytes on the wire: the only file that knows the framing.
 
 A frame is a block of WHATWG HTML section 9.2.6 ("Interpreting an event stream") in one chunk of RFC 9112 section 7.1,
-made once and shared by all who get it. Values are JSON without raw newlines, so none can break the framing.
+made once and shared by all who get it. A worker's `data` goes in as it came: JSON has no line break inside a value, and
+those between tokens are taken out, so none can break the framing.
 """
 
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Final
 
 import orjson
 
-from gateway.event import EntryId, Event, Rejected, format_id
+from gateway.event import EntryId, Event, format_id, timestamp
+from gateway.members import put
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
-COMMENT: Final = b"3\r\n:\n\n\r\n"
 
 
 def chunk(block: bytes) -> bytes:
@@ -30,21 +32,27 @@ def unchunk(frames: bytes) -> bytes:
     return b"".join(blocks)
 
 
-def seal(event: Event) -> Event:
-    """Makes the frame of an event out of its data, which is let go. Raises Rejected where JSON nests too deeply."""
-    try:
-        data = orjson.dumps(event.data)
-    except orjson.JSONEncodeError as error:
-        raise Rejected("json", f"data can't be written as JSON: {error}") from None
-    event.frame = chunk(b"id: %b\nevent: %b\ndata: %b\n\n" % (format_id(event.id).encode(), event.type.encode(), data))
-    del event.data
+def seal(event: Event, percent: float | None = None) -> Event:
+    """Makes the frame of an event around its worker's bytes, which are let go. `percent` is written where it was
+    raised, the timestamp where the event has none.
+    """
+    raw, data = event.raw, event.data
+    if b"\n" in raw or b"\r" in raw:
+        raw = raw.translate(None, b"\r\n")
+    if data.get("timestamp") is None:
+        stamp = event.stamp or timestamp(event.id >> 64)
+        raw = put(raw, "timestamp", b'"%b"' % stamp.encode())
+    if percent is not None:
+        raw = put(raw, "percent", orjson.dumps(percent))
+    event.frame = chunk(b"id: %b\nevent: %b\ndata: %b\n\n" % (format_id(event.id).encode(), event.type.encode(), raw))
+    del event.data, event.raw, event.stamp
     return event
 
 
-def data(frame: bytes) -> dict[str, Any]:
+def data(frame: bytes) -> bytes:
     """The data object back out of an event's frame: what history keeps is the frame alone."""
     start = frame.index(b"\ndata: ") + 7
-    return orjson.loads(frame[start : frame.index(b"\n", start)])  # type: ignore[no-any-return]
+    return frame[start : frame.index(b"\n", start)]
 
 
 def advice(type: str, **members: object) -> bytes:
@@ -52,18 +60,21 @@ def advice(type: str, **members: object) -> bytes:
     return chunk(b"event: %b\ndata: %b\n\n" % (type.encode(), orjson.dumps(members)))
 
 
-def place(id: EntryId) -> bytes:
-    """A block of only an id: it moves the browser's last event id and fires no event (WHATWG HTML, "dispatch the
-    event", steps 1-2).
+def heartbeat(id: EntryId | None, now: float, every: float, retry_ms: int | None = None) -> bytes:
+    """The frame that says: you have been told everything up to `id` (None: nothing yet).
+
+    `now` is the time of day, `every` the heartbeat's length, both in seconds. The first of a stream sets the browser's
+    reconnection time too.
     """
-    return chunk(b"id: %b\n\n" % format_id(id).encode())
+    time = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    body = orjson.dumps({"time": time, "every": round(every * 1000)})
+    head = b"" if retry_ms is None else b"retry: %d\n" % retry_ms
+    if id is not None:
+        head += b"id: %b\n" % format_id(id).encode()
+    return chunk(b"%bevent: heartbeat\ndata: %b\n\n" % (head, body))
 
 
-def retry(ms: int) -> bytes:
-    """The block that sets the browser's reconnection time, in milliseconds."""
-    return chunk(b"retry: %d\n\n" % ms)
-
-
-def refusal(ms: int, reason: str) -> bytes:
+def refusal(ms: int, status: int, reason: str) -> bytes:
     """A whole (unchunked) stream that refuses for now: come back in `ms` milliseconds."""
-    return b"retry: %d\n\n: %b\n\n" % (ms, reason.encode())
+    body = orjson.dumps({"status": status, "detail": reason})
+    return b"retry: %d\nevent: refused\ndata: %b\n\n" % (ms, body)

@@ -1,251 +1,255 @@
-"""The bounded log of events, its indexes, and the newest state of every operation.
+"""What the gateway remembers of the stream, within one bound of bytes: events, operations, verdicts.
 
-Owns what is kept and for how long. Plain methods for one thread; never awaits, never reads a clock (time comes as a
-parameter), knows nothing of who listens. The cost of reading never depends on how much is held: places are found by
-bisection, running operations are indexed by project.
+Owns what is kept and for how long. Plain methods for one thread; never awaits, never reads a clock (times come as
+parameters), knows nothing of who listens. The cost of reading never depends on how much is held.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterator
+from heapq import merge
+from itertools import chain, islice
 from operator import attrgetter
 from typing import Final
 
-from gateway import schema
+from gateway import frame, schema
 from gateway.event import ZERO, EntryId, Event
-from gateway.scope import Scope
-from gateway.topic import Log, Operation, Project
+from gateway.log import Log, Verdicts
+from gateway.operations import ENDED_MOST, Operation, Operations
+from gateway.scope import Scope, Sees
+from gateway.shaping import STALE, THROTTLED, shape
 
-OVERHEAD: Final = 256
+EVENT: Final = 300
 """Bytes that an event costs beside its frame: the object, its id, its places in the indexes (tests/bench measures)."""
+AFTER_MOST: Final = 24 * 3600
+"""Seconds that a `retryAfter` puts silence off at most."""
 
 
 class History:
-    """What the gateway remembers: the log within its limits, and each operation's attempt a while longer.
+    """The log, and each operation's attempt a while longer; ended ones go first.
 
-    `newest` is the id of the newest entry read (whether or not it became an event). `floor` is the least id that the
-    log can resume from. An operation outlives its events in the log, within the same limits, ended ones going first.
+    `floor` is the least id that the log can resume from; `newest` the greatest that the stream gave, as far as was
+    read. `whole` says that nothing of the stream was trimmed before it was read. `deleted` is the greatest id that was
+    deleted by hand, as Redis last told it (None where it doesn't tell).
     """
 
-    def __init__(self, max_events: int, max_bytes: int, max_age: float) -> None:
+    def __init__(
+        self, max_events: int, max_bytes: int, max_age: float, *, stalled_after: float = 0, throttle: bool = True
+    ) -> None:
+        self._bounds = max_events, max_bytes, max_age
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._max_age_ms = int(max_age * 1000)
-        self.begin(ZERO)
+        self.throttle = throttle
+        self.stalled_after = stalled_after
+        self.begin(ZERO, whole=True)
 
-    def begin(self, first: EntryId) -> None:
-        """Empties everything for a stream whose oldest entry is `first`, or that is empty when `first` is ZERO."""
+    def begin(self, floor: EntryId, *, whole: bool) -> None:
+        """Empties everything, for a stream that begins after `floor`."""
+        self.floor = self.newest = self._begun = floor
+        self.whole = whole
+        self.deleted: EntryId | None = None
+        self.operations = Operations()
+        self.verdicts = Verdicts(floor)
         self._log = Log()
-        self._bytes = 0
+        self._log_bytes = 0
         self._pinned = 0  # bytes of events that are out of the log but still in their operation's attempt
         self._evicted = ZERO
-        self._from_zero = not first  # the stream was seen from its birth: even id 0-0 can be resumed from
-        self.floor = EntryId(first - 1) if first else ZERO
-        self.newest = ZERO
-        self._operations: dict[str, Operation] = {}
-        self._projects: dict[str, Project] = {}
-        self._running: OrderedDict[str, Operation] = OrderedDict()  # longest silent first
-        self._stalled: dict[str, Operation] = {}
-        self._quiet: tuple[OrderedDict[str, Operation], ...] = (OrderedDict(), OrderedDict())  # ended, not ended
+        self._quiet: tuple[dict[Operation, None], ...] = ({}, {})  # without events in the log: ended, not ended
+
+    def fresh(self) -> "History":
+        """An empty one with the same bounds."""
+        return History(*self._bounds, stalled_after=self.stalled_after, throttle=self.throttle)
 
     def __len__(self) -> int:
         return len(self._log)
 
     @property
-    def whole(self) -> bool:
-        """Whether all that was ever read of the stream is still in the log."""
-        return not self._evicted
+    def complete(self) -> bool:
+        """Whether all that was ever read is still in the log."""
+        return self.floor == self._begun
 
     @property
     def bytes(self) -> int:
         """Bytes held, overhead included."""
-        return self._bytes + self._pinned
+        return self._log_bytes + self._pinned + self.operations.bytes + len(self.verdicts) * Verdicts.BYTES
 
-    def extend(self, events: Iterable[Event], first: EntryId, newest: EntryId, now: float, wall: float | None) -> None:
-        """Appends the events of a batch of entries whose ids reach from `first` to `newest`.
+    def take(self, event: Event, heard: float) -> str:
+        """Shapes the event of the next entry, and keeps it unless it is dropped. Returns what became of it.
 
-        Their operations were heard of `now` (seconds), or, where `wall` gives the time of day in seconds (at the start,
-        when old entries are loaded), as long before as their ids say.
+        Its operation was heard of at `heard` (seconds, the caller's clock).
         """
-        if not self.floor:
-            self.floor = EntryId(first - 1)
-        for event in events:
-            self._append(event, now if wall is None else now - max(wall - (event.id >> 64) / 1000, 0.0))
-        self.newest = newest
-        self._trim()
+        operations = self.operations
+        operation = operations.of(event.key)
+        outcome, percent = shape(operation.track, event, throttle=self.throttle, whole=self.whole)
+        if "run" in event.data:
+            operations.weigh(operation)
+        if outcome is not STALE and (not operation.ended or event.type == schema.STARTED):
+            operations.silence.hear(operation, heard + _put_off(event), self.stalled_after)
+        if outcome is STALE or outcome is THROTTLED:
+            self.verdicts.append(event.id)
+            if not operation.events:
+                self._quiet[not operation.ended].setdefault(operation)
+            return outcome
+        if percent is not None:
+            self.verdicts.append(event.id, percent)
+        event.key = operation.key  # one pair of strings for all
+        frame.seal(event, percent)
+        self._append(operation, event)
+        return outcome
 
-    def operation(self, id: str) -> Operation | None:
-        return self._operations.get(id)
+    def drop(self, id: EntryId) -> None:
+        """The next entry is no event."""
+        self.verdicts.append(id)
+
+    def trim(self, wall: float) -> None:
+        """Forgets what is beyond the bounds; `wall` is the time of day in seconds.
+
+        Age is that of the stream, so that a quiet one keeps its last events, but no id is newer than now: an entry
+        whose id lies in the future makes nothing old.
+        """
+        horizon = min(self.newest >> 64, int(wall * 1000)) - self._max_age_ms
+        while self._trim_one(horizon):
+            pass
+
+    def cut(self, floor: EntryId) -> None:
+        """Entries up to `floor` are missing after the newest that was read: the log can't be resumed from before it."""
+        while self._log:
+            self._evict()
+        self.whole = False
+        self.floor = self.newest = self._begun = self.verdicts.floor = floor
 
     def oldest(self) -> EntryId | None:
         """The id of the oldest event in the log."""
         return self._log.first().id if self._log else None
 
+    def agrees(self, other: "History") -> EntryId | None:
+        """The id up to which both hold the same events, None where they have none in common."""
+        last, start, everything = None, max(self.floor, other.floor), Scope("multi")
+        for mine, theirs in zip(self.after(start, everything), other.after(start, everything), strict=False):
+            if mine.id != theirs.id or mine.frame != theirs.frame:
+                break
+            last = mine.id
+        return last
+
+    def knows(self, id: EntryId) -> bool:
+        """Whether an id within what memory holds is that of an entry that was read."""
+        return id in (self.floor, self.newest) or self._log.has(id) or self.verdicts.get(id) is not None
+
     def holds(self, cursor: EntryId, scope: Scope) -> bool:
         """Whether everything in scope that came after `cursor` is in the log."""
-        if cursor >= self.floor or (not cursor and self._from_zero and self.whole):
+        if cursor >= self.floor:
             return True
-        if scope.kind != "operation":
+        if not scope.size or cursor < self._begun:
             return False
-        operation = self._operations.get(next(iter(scope.operations)))
-        return operation is not None and operation.newest <= cursor
+        newest = [operation.newest for name in scope.named() for operation in self.operations.called(name)]
+        known = [self.operations.project(id) for id in scope.projects]
+        return (
+            bool(newest or known)
+            and all(map(self.operations.called, scope.named()))
+            and all(each is not None and each.newest <= cursor for each in known)
+            and max(newest, default=ZERO) <= cursor
+        )
 
-    def after(self, cursor: EntryId, scope: Scope, limit: int) -> list[Event]:
-        """The first `limit` events in scope later than `cursor`, in stream order."""
-        if scope.everything:
-            return self._log.after(cursor, limit)
-        found = [log.after(cursor, limit) for log in self._logs(scope)]
-        if len(found) < 2:
-            return found[0] if found else []
-        union = {event.id: event for events in found for event in events}
-        return [union[id] for id in sorted(union)[:limit]]
+    def after(self, cursor: EntryId, scope: Scope) -> Iterator[Event]:
+        """The events in scope later than `cursor`, in stream order, one by one: the cost is that of what is taken."""
+        if not scope.size:
+            return self._log.follow(cursor)
+        logs = [log for log in self._logs(scope) if log]
+        if len(logs) == 1:
+            return logs[0].follow(cursor)
+        return _distinct(merge(*(log.follow(cursor) for log in logs), key=attrgetter("id")))
 
-    def snapshot(self, scope: Scope) -> list[Event]:
-        """The attempts of the operations in scope that have not ended (of a single operation: even so), in order."""
-        if scope.kind == "operation":
-            operations = [self._operations[id] for id in scope.operations if id in self._operations]
-        else:
-            operations = list(self._unended(scope))
-        return sorted((event for operation in operations for event in operation.attempt()), key=attrgetter("id"))
-
-    def stall(self, now: float, after: float) -> list[Operation]:
-        """The running operations that have been silent for `after` seconds and were not told of before."""
-        found = []
-        while self._running and (operation := next(iter(self._running.values()))).heard + after <= now:
-            operation.stalled_at = now
-            self._stalled[operation.id] = self._running.pop(operation.id)
-            found.append(operation)
-        return found
-
-    def stalled(self, scope: Scope, since: float) -> list[Operation]:
-        """The operations in scope that were found stalled at `since` or later, and still are."""
-        if not self._stalled:
-            return []
-        return [op for op in self._unended(scope) if op.stalled_at is not None and op.stalled_at >= since]
+    def since(self, scope: Scope, sees: Sees | None, ended: int, after: EntryId | None) -> EntryId | None:
+        """The id after whose end a snapshot tells of ended operations too: of the `ended` that did so last, and of
+        those that ended later than `after`. None for no such operation.
+        """
+        since: EntryId | None = None
+        shown = (each for each in self.operations.ends(scope) if sees is None or sees(each.key))
+        for number, operation in enumerate(islice(shown, ENDED_MOST)):
+            if number >= ended and (after is None or operation.end <= after):
+                break
+            since = EntryId(operation.end - 1)
+        return since
 
     def _logs(self, scope: Scope) -> Iterator[Log]:
-        for id in scope.operations:
-            if (operation := self._operations.get(id)) is not None:
-                yield operation.events
+        for operation in chain.from_iterable(map(self.operations.called, scope.named())):
+            yield operation.events
         for id in scope.projects:
-            if (project := self._projects.get(id)) is not None:
+            if (project := self.operations.project(id)) is not None:
                 yield project.events
 
-    def _unended(self, scope: Scope) -> Iterable[Operation]:
-        if scope.everything:
-            return (*self._running.values(), *self._stalled.values())
-        found: dict[str, Operation] = {}
-        for id in scope.operations:
-            if (operation := self._operations.get(id)) is not None and not operation.ended:
-                found[id] = operation
-        for id in scope.projects:
-            if (project := self._projects.get(id)) is not None:
-                found |= project.running
-        return found.values()
-
-    def _append(self, event: Event, heard: float) -> None:
-        project = self._projects.get(event.project)
-        if project is None:
-            project = self._projects[event.project] = Project(event.project)
-        operation = self._operations.get(event.operation)
-        if operation is None:
-            operation = self._operations[event.operation] = Operation(event.operation, project)
-        elif not operation.events:
-            self._quiet[not operation.ended].pop(operation.id, None)
-        event.operation, event.project = operation.id, project.id  # one string for all
+    def _append(self, operation: Operation, event: Event) -> None:
+        if not operation.events:
+            for quiet in self._quiet:
+                quiet.pop(operation, None)
         self._log.append(event)
         operation.events.append(event)
-        project.events.append(event)
-        self._bytes += len(event.frame) + OVERHEAD
-        self._note(operation, event)
-        operation.newest, operation.heard = event.id, heard
-        if operation.project is project and operation.id in self._running and not operation.ended:
-            self._running.move_to_end(operation.id)
-        else:
-            self._file(operation, project)
+        operation.project.events.append(event)
+        self._log_bytes += len(event.frame) + EVENT
+        for left in self.operations.note(operation, event):
+            self._unpin(left)
 
-    def _note(self, operation: Operation, event: Event) -> None:
-        type = event.type
-        if type == schema.STARTED:
-            for kept in operation.attempt():
-                self._unpin(kept)
-            operation.started, operation.ended = event, False
-            operation.progress = operation.conflict = operation.outcome = None
-        elif operation.ended:
-            pass  # a straggler after the end belongs to no attempt
-        elif type == schema.PROGRESS:
-            self._unpin(operation.progress)
-            operation.progress = event
-        elif type == schema.CONFLICT:
-            self._unpin(operation.conflict)
-            operation.conflict = event
-        elif type in (schema.COMPLETED, schema.FAILED):
-            self._unpin(operation.outcome)
-            operation.outcome, operation.ended = event, event.terminal
+    def _unpin(self, event: Event) -> None:
+        if event.id <= self._evicted:
+            self._pinned -= len(event.frame) + EVENT
+            event.frame = b""  # an index may hold the event until it is swept
 
-    def _file(self, operation: Operation, project: Project) -> None:
-        operation.stalled_at = None
-        if operation.project is not project:
-            operation.project.running.pop(operation.id, None)
-            operation.project = project
-        self._stalled.pop(operation.id, None)
-        if operation.ended:
-            self._running.pop(operation.id, None)
-            project.running.pop(operation.id, None)
-        else:
-            self._running[operation.id] = operation
-            self._running.move_to_end(operation.id)
-            project.running[operation.id] = operation
-
-    def _unpin(self, event: Event | None) -> None:
-        if event is not None and event.id <= self._evicted:
-            self._pinned -= len(event.frame) + OVERHEAD
-
-    def _trim(self) -> None:
-        horizon = (self.newest >> 64) - self._max_age_ms
-        while self._forget_one(horizon) or self._evict_one(horizon):
-            pass
-
-    def _forget_one(self, horizon: int) -> bool:
+    def _trim_one(self, horizon: int) -> bool:
+        total = self.bytes
+        beside = total - self._log_bytes
         for quiet in self._quiet:
             if quiet and (
                 len(quiet) > self._max_events
-                or self._pinned > self._max_bytes // 2
-                or next(iter(quiet.values())).newest >> 64 < horizon
+                or beside > self._max_bytes // 2
+                or next(iter(quiet)).newest >> 64 < horizon
             ):
-                self._forget(quiet.popitem(last=False)[1])
+                operation = next(iter(quiet))
+                del quiet[operation]
+                for event in operation.attempt():
+                    self._unpin(event)
+                self.operations.forget(operation)
                 return True
-        return False
-
-    def _evict_one(self, horizon: int) -> bool:
+        if len(self.verdicts) * Verdicts.BYTES > self._max_bytes // 8:
+            self.verdicts.drop_first()
+            while self._log and self._log.first().id < self.verdicts.floor:
+                self._evict()
+            self.floor = max(self.floor, self.verdicts.floor)
+            return True
         log = self._log
-        over = len(log) > self._max_events or self.bytes > self._max_bytes
-        if log and (over or log.first().id >> 64 < horizon):
+        if log and (total > self._max_bytes or len(log) > self._max_events or log.first().id >> 64 < horizon):
             self._evict()
             return True
         return False
 
     def _evict(self) -> None:
         event = self._log.first()
-        self._log.drop_first()
-        operation, project = self._operations[event.operation], self._projects[event.project]
-        operation.events.drop_first()
-        project.events.drop_first()
-        self._bytes -= len(event.frame) + OVERHEAD
+        operation = self.operations.of(event.key)
+        for log in (self._log, operation.events, operation.project.events):
+            log.drop_first()
+        cost = len(event.frame) + EVENT
+        self._log_bytes -= cost
         self._evicted = self.floor = event.id
         if event in (operation.started, operation.progress, operation.conflict, operation.outcome):
-            self._pinned += len(event.frame) + OVERHEAD
+            self._pinned += cost
+        else:
+            event.frame = b""
         if not operation.events:
-            self._quiet[not operation.ended][operation.id] = operation
-        if not project.events and not project.running:
-            del self._projects[project.id]
+            self._quiet[not operation.ended][operation] = None
 
-    def _forget(self, operation: Operation) -> None:
-        for kept in operation.attempt():
-            self._unpin(kept)
-        del self._operations[operation.id]
-        self._running.pop(operation.id, None)
-        self._stalled.pop(operation.id, None)
-        project = operation.project
-        project.running.pop(operation.id, None)
-        if not project.events and not project.running and self._projects.get(project.id) is project:
-            del self._projects[project.id]
+
+def _put_off(event: Event) -> float:
+    """Seconds that the event itself announces silence for: it will be tried again after `retryAfter`."""
+    if event.type != schema.FAILED or event.terminal:
+        return 0.0
+    seconds = event.data.get("retryAfter")
+    if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+        return 0.0
+    return min(float(seconds) if seconds < 600 else math.ceil(seconds / 60) * 60.0, AFTER_MOST)
+
+
+def _distinct(events: Iterator[Event]) -> Iterator[Event]:
+    last = ZERO
+    for event in events:
+        if event.id != last:
+            last = event.id
+            yield event

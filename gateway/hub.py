@@ -1,4 +1,4 @@
-"""Who listens to what: fan-out, heartbeats, deadlines, stalled advice, drain.
+"""Who listens to what: fan-out, heartbeats, deadlines, stalled advice, resets, drain.
 
 Owns the sets of subscribers and the one task that serves their timers. Never awaits while it publishes, never formats a
 frame, never touches a socket: a subscriber writes for itself. A subscriber is in the topic tables only while it is live
@@ -12,44 +12,46 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
+from gateway import frame
 from gateway import metrics as figures
-from gateway.event import ZERO, EntryId, Event, format_id
-from gateway.frame import advice
+from gateway.cursor import Cursor
+from gateway.event import EntryId, Event, format_id
 from gateway.history import History
 from gateway.metrics import Metrics
-from gateway.scope import Scope
-from gateway.topic import Operation
+from gateway.operations import Advice
+from gateway.silence import TICK
+from gateway.topics import Live, Topic, Topics
 
-TICK: Final = 0.1
-"""Seconds between two looks at the timers."""
-PER_TICK: Final = 500
-"""Timers served in one turn, so that a crowd that connected at once can't hold the loop."""
+PER_TURN: Final = 500
+"""Timers, resets or advice served in one turn, so that a crowd can't hold the loop."""
 
 _log = logging.getLogger(__name__)
+Item = Event | Advice
+"""What a subscriber is handed: a frame is made of it, and it moves the cursor."""
 
 
-class Subscriber(Protocol):
+class Subscriber(Live, Protocol):
     """What the hub asks of a connection. None of these may await, or raise for a client that went away."""
 
-    scope: Scope
-    shares: bool  # gets every event of its single topic, so that it can be given shared bytes
-    send: Callable[[bytes], int]  # socket.send of its non-blocking socket; wanted of one that shares, while it is live
+    cursor: Cursor
     due: int  # the tick at which `timer` is wanted; the hub's own
 
-    def unsent(self, frames: bytes, taken: int | OSError) -> None:
+    def unsent(self, items: Sequence[Item], frames: Sequence[bytes], taken: int | OSError) -> None:
         """Its `send` took only so many bytes of `frames`, or failed: it sees to the rest."""
 
     def wake(self, since: EntryId) -> None:
         """There is something in scope after `since`: it reads that from the history and writes it."""
 
-    def advise(self, operation: Operation) -> None:
-        """Takes the advice that `operation` is stalled."""
-
     def timer(self, now: float) -> float:
         """Does what is due at `now` (seconds, time.monotonic); returns when it wants to be called next."""
 
-    def restart(self) -> None:
-        """Tells its client that the stream began anew, and takes a fresh snapshot."""
+    def restart(self, history: History, agreed: EntryId | None) -> None:
+        """The stream began anew, and `history` is what there is of it, the same as before up to `agreed`: goes on from
+        there, or tells its client.
+        """
+
+    def missed(self, floor: EntryId) -> None:
+        """Entries up to `floor` will never be read: tells its client where it is not beyond them."""
 
     def close(self, reason: str) -> None:
         """Ends the stream after what was written, with its last id told."""
@@ -58,86 +60,76 @@ class Subscriber(Protocol):
         """Ends it at once."""
 
 
-class Topic:
-    """The live subscribers of one topic: those that share bytes, and those that choose for themselves.
-
-    Of those that share, the topic keeps the place, so that a delivery costs one `send` and nothing else: `told` is
-    the id of the newest event that they were given, `sent_at` the time of that (seconds, time.monotonic).
-    """
-
-    __slots__ = ("choosing", "sent_at", "sharing", "told")
-
-    def __init__(self) -> None:
-        self.sharing: dict[Subscriber, Callable[[bytes], int]] = {}  # with its `send`
-        self.choosing: dict[Subscriber, None] = {}
-        self.told = ZERO
-        self.sent_at = 0.0
-
-    def __bool__(self) -> bool:
-        return bool(self.sharing or self.choosing)
-
-
 class Hub:
     """The meeting place of one reader and many subscribers."""
 
-    def __init__(self, history: History, metrics: Metrics, stalled_after: float) -> None:
+    def __init__(self, history: History, metrics: Metrics) -> None:
         self.history = history
         self.metrics = metrics
         self.subscribers: dict[Subscriber, None] = {}
-        self._stalled_after = stalled_after
-        self._everything = Topic()
-        self._operations: dict[str, Topic] = {}
-        self._projects: dict[str, Topic] = {}
+        self._topics: Topics[Subscriber] = Topics()
         self._timers: dict[int, dict[Subscriber, None]] = {}  # by tick
         self._tick = int(time.monotonic() / TICK)
 
-    def load(self, events: Sequence[Event], first: EntryId, newest: EntryId) -> None:
-        """Appends a batch of what the stream held before anybody listened."""
-        self.history.extend(events, first, newest, time.monotonic(), time.time())
+    def publish(self, events: Sequence[Event], newest: EntryId) -> None:
+        """Hands the frames of events that the history has taken to everybody who is live; entries up to `newest` were
+        read.
+        """
+        history, before = self.history, self.history.newest
+        history.newest = newest
+        if events and self.subscribers:
+            self._fan_out(events, [event.frame for event in events], before)
+        history.trim(time.time())
 
-    def publish(self, events: Sequence[Event], first: EntryId, newest: EntryId) -> None:
-        """Appends a batch to the history and hands its frames to everybody who is live."""
-        now, before = time.monotonic(), self.history.newest
-        self.history.extend(events, first, newest, now, None)
-        if not events or not self.subscribers:
-            return
-        groups: dict[Topic, list[Event]] = {}
-        operations, projects, everything = self._operations, self._projects, self._everything
-        for event in events:
-            if (topic := operations.get(event.operation)) is not None:
-                groups.setdefault(topic, []).append(event)
-            if (topic := projects.get(event.project)) is not None:
-                groups.setdefault(topic, []).append(event)
-        if everything:
-            groups[everything] = list(events)
+    def _fan_out(self, items: Sequence[Item], frames: Sequence[bytes], before: EntryId) -> None:
+        groups: dict[Topic[Subscriber], tuple[list[Item], list[bytes]]] = {}
+        ended: set[Topic[Subscriber]] = set()
+        topics = self._topics
+        for item, made in zip(items, frames, strict=True):
+            key = item.key
+            for topic in topics.of(key):
+                if topic in groups:
+                    groups[topic][0].append(item)
+                    groups[topic][1].append(made)
+                else:
+                    groups[topic] = [item], [made]
+            if item.terminal:
+                ended.update(topics.of_operation(key))
+        if topics.everything:
+            groups[topics.everything] = list(items), list(frames)
         choosing: dict[Subscriber, None] = {}
+        now = time.monotonic()
         for listened, group in groups.items():
-            if listened is operations.get(group[0].operation) and any(event.terminal for event in group):
+            if listened in ended:
                 choosing |= dict.fromkeys(listened.sharing)  # the stream may end here: each sees for itself
             elif listened.sharing:
-                self._share(listened, group, now)
+                self._share(listened, *group, now)
             choosing |= listened.choosing
         for subscriber in choosing:
             self._guarded(subscriber, subscriber.wake, before)
 
-    def _share(self, topic: Topic, events: list[Event], now: float) -> None:
-        frames = events[0].frame if len(events) == 1 else b"".join([event.frame for event in events])
-        topic.told, topic.sent_at = events[-1].id, now
-        size, sends = len(frames), topic.sharing.values()
+    def _share(self, topic: Topic[Subscriber], items: Sequence[Item], frames: Sequence[bytes], now: float) -> None:
+        joined = frames[0] if len(frames) == 1 else b"".join(frames)
+        last, topic.sent_at = items[-1], now
+        if isinstance(last, Event):
+            topic.told = last.id
+            self.count(items, len(topic.sharing), fresh=True)  # type: ignore[arg-type]  # all are of one kind
+        else:
+            topic.advised = last.number
+        size, sends = len(joined), topic.sharing.values()
         unsent: dict[Callable[[bytes], int], int | OSError] = {}
         for send in sends:  # nothing else of a subscriber is touched: what isn't in the CPU's cache costs most here
             try:
-                if (taken := send(frames)) != size:
+                if (taken := send(joined)) != size:
                     unsent[send] = taken
             except BlockingIOError:
                 unsent[send] = 0
             except OSError as error:
                 unsent[send] = error
-        self.count(events, len(sends), fresh=True)
         if unsent:
             for subscriber, send in list(topic.sharing.items()):  # who can't keep up leaves the topic
                 if send in unsent:
-                    self._guarded(subscriber, subscriber.unsent, frames, unsent[send])
+                    self._guarded(subscriber, subscriber.unsent, items, frames, unsent[send])
 
     def _guarded(self, subscriber: Subscriber, call: Callable[..., None], *given: object) -> None:
         try:
@@ -165,43 +157,16 @@ class Hub:
         self._unschedule(subscriber)
         self.subscribers.pop(subscriber, None)
 
-    def live(self, subscriber: Subscriber) -> Topic | None:
+    def live(self, subscriber: Subscriber) -> Topic[Subscriber] | None:
         """From now on `publish` writes to it. Only for one whose cursor is at the newest entry.
 
         For one that shares, returns the topic that keeps its place from here on.
         """
-        topics = self._topics(subscriber.scope, create=True)
-        if subscriber.shares:
-            topics[0].sharing[subscriber] = subscriber.send
-            return topics[0]
-        for topic in topics:
-            topic.choosing[subscriber] = None
-        return None
+        return self._topics.add(subscriber)
 
     def rest(self, subscriber: Subscriber) -> None:
         """From now on `publish` leaves it alone: it reads the history by itself."""
-        for topic in self._topics(subscriber.scope, create=False):
-            topic.sharing.pop(subscriber, None)
-            topic.choosing.pop(subscriber, None)
-        for table, ids in (
-            (self._operations, subscriber.scope.operations),
-            (self._projects, subscriber.scope.projects),
-        ):
-            for id in ids:
-                if id in table and not table[id]:
-                    del table[id]
-
-    def _topics(self, scope: Scope, *, create: bool) -> list[Topic]:
-        if scope.everything:
-            return [self._everything]
-        found = []
-        for table, ids in ((self._operations, scope.operations), (self._projects, scope.projects)):
-            for id in ids:
-                if create:
-                    found.append(table.setdefault(id, Topic()))
-                elif id in table:
-                    found.append(table[id])
-        return found
+        self._topics.remove(subscriber)
 
     def schedule(self, subscriber: Subscriber, due: float) -> None:
         """Calls the subscriber's `timer` at `due` (seconds, time.monotonic), in place of what was scheduled before."""
@@ -214,8 +179,8 @@ class Hub:
             bucket.pop(subscriber, None)  # so that one that has gone is freed now, not when it would have been due
 
     def tick(self, now: float) -> None:
-        """Serves the timers that are due, at most PER_TICK of them, and looks for operations that fell silent."""
-        left = PER_TICK
+        """Serves the timers that are due, at most PER_TURN of them, and looks for operations that fell silent."""
+        left = PER_TURN
         while self._tick < int(now / TICK) and left > 0:
             bucket = self._timers.pop(self._tick + 1, {})
             while bucket and left > 0:
@@ -227,19 +192,10 @@ class Hub:
                 self._timers[self._tick + 1] = bucket
                 break
             self._tick += 1
-        if self._stalled_after:
-            for operation in self.history.stall(now, self._stalled_after):
-                self._advise(operation)
-
-    def _advise(self, operation: Operation) -> None:
-        topics = (self._operations.get(operation.id), self._projects.get(operation.project.id), self._everything)
-        told: dict[Subscriber, None] = {}
-        for topic in topics:
-            if topic is not None:
-                told |= dict.fromkeys(topic.sharing)
-                told |= topic.choosing
-        for subscriber in told:
-            subscriber.advise(operation)
+        if self.history.stalled_after:
+            advices = self.history.operations.silence.find(now, self.history.stalled_after, PER_TURN)
+            if advices and self.subscribers:
+                self._fan_out(advices, [stalled_advice(each, now) for each in advices], self.history.newest)
 
     async def run(self) -> None:
         """Serves the timers until cancelled."""
@@ -247,12 +203,27 @@ class Hub:
             await asyncio.sleep(TICK)
             self.tick(time.monotonic())
 
-    def restart(self) -> None:
-        """The stream began anew, and the history holds what there is of it: tells everyone."""
+    async def replace(self, history: History) -> None:
+        """The stream began anew, and `history` holds what there is of it: tells everyone who lost something by that."""
         # The places that the topics keep are of the old stream; each subscriber comes back to a new one.
-        self._everything, self._operations, self._projects = Topic(), {}, {}
-        for subscriber in list(self.subscribers):
-            subscriber.restart()
+        old, self.history = self.history, history
+        self._topics = Topics()
+        agreed = old.agrees(history)
+        for number, subscriber in enumerate(list(self.subscribers), 1):
+            if subscriber in self.subscribers and subscriber.cursor.history is old:
+                self._guarded(subscriber, subscriber.restart, history, agreed)
+            if number % PER_TURN == 0:
+                await asyncio.sleep(0)
+
+    async def cut(self, floor: EntryId) -> None:
+        """Entries up to `floor` were trimmed before they could be read: tells everyone."""
+        self.history.cut(floor)
+        self._topics = Topics()
+        for number, subscriber in enumerate(list(self.subscribers), 1):
+            if subscriber in self.subscribers:
+                self._guarded(subscriber, subscriber.missed, floor)
+            if number % PER_TURN == 0:
+                await asyncio.sleep(0)
 
     async def drain(self, seconds: float) -> None:
         """Closes every stream, spread evenly over `seconds`; what hasn't flushed by then is cut."""
@@ -270,12 +241,13 @@ class Hub:
             subscriber.abort("drain")
 
 
-def stalled_advice(operation: Operation, now: float) -> bytes:
+def stalled_advice(advice: Advice, now: float) -> bytes:
     """The frame that tells of an operation's silence, `now` in the clock of its `heard`."""
-    return advice(
+    operation = advice.operation
+    return frame.advice(
         "operation_stalled",
-        operationId=operation.id,
-        projectId=operation.project.id,
+        operationId=operation.key[1],
+        projectId=operation.key[0],
         lastEventId=format_id(operation.newest),
         silentFor=round(now - operation.heard, 1),
     )

@@ -19,6 +19,7 @@ from gateway import event, schema
 
 REASONS: Final = ("client", "terminal", "slow", "expired", "drain", "error")
 KINDS: Final = ("operation", "project", "multi")
+STATES: Final = ("running", "stalled")
 GAPS: Final = ("trimmed", "unknown", "reset")
 TYPES: Final = (*schema.TYPES, "other")
 REFUSALS: Final = (400, 401, 403, 404, 405, 429, 503)
@@ -45,6 +46,7 @@ class Metrics(Collector):
         self.rejected: Counter[str] = Counter(dict.fromkeys(event.REASONS, 0))
         self.nonconforming = dict.fromkeys(TYPES, 0)
         self.throttled = 0
+        self.stale = 0
         self.delivered = dict.fromkeys(TYPES, 0)
         self.skipped = 0
         self.replayed = 0
@@ -52,6 +54,7 @@ class Metrics(Collector):
         self.reconnects = 0
         self.redis_up = False
         self.connections_limit = 0
+        self.operations: Callable[[], dict[str, int]] = lambda: dict.fromkeys(STATES, 0)
         self.log_events: Callable[[], float] = lambda: 0
         self.log_bytes: Callable[[], float] = lambda: 0
         self.stream_lag: Callable[[], float] = lambda: 0
@@ -86,6 +89,10 @@ class Metrics(Collector):
             self.nonconforming,
         )
         yield _counter("events_throttled", "Progress events left out by the throttle.", "", {"": self.throttled})
+        yield _counter(
+            "events_stale", "Events left out: of a run that was superseded, or sent before.", "", {"": self.stale}
+        )
+        yield _gauge("operations", "Operations that have not ended, each counted once.", "state", self.operations())
         yield _counter("events_delivered", "Frames handed to sockets.", "type", self.delivered)
         yield _counter("events_skipped", "Superseded progress left out for lagging clients.", "", {"": self.skipped})
         yield self._delivery()

@@ -22,9 +22,9 @@ class Problem(Exception):
     def response(self, accept: str) -> web.Response:
         """The answer to a request whose Accept header is `accept`."""
         retry_after = self.headers.get("Retry-After")
-        if retry_after is not None and "text/event-stream" in accept:
+        if retry_after is not None and "text/event-stream" in accept and "application/problem+json" not in accept:
             # Any status but 200 would make an EventSource give up for good.
-            body = frame.refusal(spread(int(retry_after) * 1000), self.detail)
+            body = frame.refusal(spread(int(retry_after) * 1000), self.status, self.detail)
             return web.Response(body=body, headers=EventStream().headers)
         title = HTTPStatus(self.status).phrase
         return web.Response(

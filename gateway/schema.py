@@ -16,7 +16,10 @@ COMPLETED: Final = "github_sync_completed"
 FAILED: Final = "github_sync_failed"
 
 TYPE_PATTERN: Final = r"[a-z][a-z0-9_]{0,63}"
+RESERVED: Final = frozenset(("open", "error", "message", "heartbeat", "refused", "replay_gap", "operation_stalled"))
+"""Names of events that EventSource or the gateway itself uses, and that no worker may."""
 ID_MAX_LENGTH: Final = 256
+RUN_MAX_LENGTH: Final = 64
 ENTRY_MAX_BYTES: Final = 64 * 1024
 
 ERROR_CODES: Final = (
@@ -39,31 +42,44 @@ _AMOUNT: Schema = {"type": "number", "minimum": 0}
 _DIRECTION: Schema = {"enum": ["to_github", "from_github"]}
 
 
+# Which execution of the operation an event is of, and where in it: any type may hold these.
+_EXECUTION: Final[Mapping[str, Schema]] = {
+    "run": {"type": "string", "minLength": 1, "maxLength": RUN_MAX_LENGTH},
+    "seq": {"type": "integer", "minimum": 1},
+    "attempt": {"type": "integer", "minimum": 1},
+    "attempts": {"type": "integer", "minimum": 1},
+}
+
+
 def _object(required: str, **members: Schema) -> Schema:
     return {"type": "object", "required": required.split(), "properties": members}
 
 
+def _event(required: str, **members: Schema) -> Schema:
+    return _object(required, **members, **_EXECUTION)
+
+
 # What `data` holds beside operationId, projectId and timestamp. Members that are not named here pass through.
 DATA: Final[Mapping[str, Schema]] = {
-    STARTED: _object(
+    STARTED: _event(
         "direction",
         direction=_DIRECTION,
         syncMode={"enum": ["protected_pr", "hybrid", "direct_commit"]},
     ),
-    PROGRESS: _object(
+    PROGRESS: _event(
         "message percent",
         message=_STRING,
         percent={"type": "number", "minimum": 0, "maximum": 100},
         currentStep=_STRING,
     ),
-    CONFLICT: _object(
+    CONFLICT: _event(
         "conflicts strategy resolutionRequired",
         conflicts={"type": "array", "items": _STRING},
         strategy={"enum": ["github_wins", "local_wins", "manual_review"]},
         resolutionRequired={"type": "boolean"},
         conflictDetails=_object("", localCommitSha=_STRING, remoteCommitSha=_STRING, baseCommitSha=_STRING),
     ),
-    COMPLETED: _object(
+    COMPLETED: _event(
         "status direction filesChanged duration",
         status={"enum": ["success"]},
         direction=_DIRECTION,
@@ -75,7 +91,7 @@ DATA: Final[Mapping[str, Schema]] = {
         branchName=_STRING,
         duration=_AMOUNT,
     ),
-    FAILED: _object(
+    FAILED: _event(
         "status error_code message retryable",
         status={"enum": ["failed"]},
         error_code={"enum": list(ERROR_CODES)},
@@ -177,6 +193,8 @@ def _value_violation(value: Any, rule: Schema) -> str | None:
             return f" is below {rule['minimum']}"
         if "maximum" in rule and value > rule["maximum"]:
             return f" is above {rule['maximum']}"
+    if kind == "string" and not rule.get("minLength", 0) <= len(value) <= rule.get("maxLength", len(value)):
+        return f" is not {rule['minLength']}-{rule['maxLength']} characters long"
     if kind == "array" and any(item.__class__ is not str for item in value):
         return " holds something that is not a string"
     if kind == "object":

@@ -7,24 +7,24 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Callable
 
 from aiohttp import web
 
 import gateway
 from gateway import admin
 from gateway.api import Api
+from gateway.archive import Archive
 from gateway.auth import Verifier
 from gateway.config import Config
-from gateway.connection import Terms
 from gateway.history import History
 from gateway.hub import Hub
 from gateway.limits import Limits
 from gateway.logs import Limited
 from gateway.metrics import Metrics
-from gateway.pager import Pager
 from gateway.reader import Reader
-from gateway.shaping import Shaper
 from gateway.source import Source
+from gateway.terms import Terms
 
 KEEPALIVE: float = 75.0
 """Seconds that a connection may wait between requests, or for its first."""
@@ -45,23 +45,31 @@ class Server:
     def __init__(self, config: Config) -> None:
         self.metrics = Metrics()
         self._config = config
-        history = History(config.replay_max_events, config.replay_max_bytes, config.replay_max_age)
-        self.hub = Hub(history, self.metrics, config.stalled_after)
-        shaper = Shaper() if config.throttle == "on" else None
-        source = Source(config.redis_url, config.stream)
-        self._pager = Pager(source, config.stream, shaper)
-        self._reader = Reader(source, config.stream, self.hub, shaper, self.metrics)
+        history = History(
+            config.replay_max_events,
+            config.replay_max_bytes,
+            config.replay_max_age,
+            stalled_after=config.stalled_after,
+            throttle=config.throttle == "on",
+        )
+        self.hub = Hub(history, self.metrics)
+        password = _reading(config.redis_password_file) if config.redis_password_file else None
+        source = Source(config.redis_url, config.stream, password)
+        archive = Archive(source, config.stream, self.hub)
+        self._reader = Reader(source, config.stream, self.hub, self.metrics)
+        self._runs = (self._reader.run, archive.run, self.hub.run, self._watch_files)
         self._verifier = Verifier(config) if config.auth == "jwt" else None
         self.metrics.connections_limit = self._raise_file_limit()
         limits = Limits(self.metrics.connections_limit, config.max_connections_per_client)
-        terms = Terms(self.hub, self._pager, config.heartbeat, config.slow_client_timeout)
+        terms = Terms(self.hub, archive, config.heartbeat, config.slow_client_timeout)
         self._api = Api(config, terms, limits, self.metrics, self._verifier, self._reader.ready.is_set)
         self._public = self._runner(self._api.application())
         self._admin = self._runner(admin.application(self.metrics, self._ready))
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
-        self.metrics.log_events = lambda: len(history)
-        self.metrics.log_bytes = lambda: history.bytes
+        self.metrics.log_events = lambda: len(self.hub.history)
+        self.metrics.log_bytes = lambda: self.hub.history.bytes
+        self.metrics.operations = self._operations
 
     @property
     def addresses(self) -> tuple[tuple[str, int], tuple[str, int]]:
@@ -73,7 +81,7 @@ class Server:
         for runner, (host, port) in ((self._public, self._config.listen), (self._admin, self._config.admin_listen)):
             await runner.setup()
             await web.SockSite(runner, self._listen(host, port), backlog=BACKLOG).start()
-        self._tasks = [asyncio.create_task(run()) for run in (self._reader.run, self.hub.run, self._watch_files)]
+        self._tasks = [asyncio.create_task(run()) for run in self._runs]
 
     @property
     def stopping(self) -> bool:
@@ -111,7 +119,6 @@ class Server:
             while not task.done():  # its failure was raised by `run`
                 task.cancel()  # again, should a library have swallowed it
                 await asyncio.wait([task], timeout=1)
-        await self._pager.close()
         if self._verifier is not None:
             await self._verifier.close()
         await self._public.cleanup()
@@ -119,6 +126,10 @@ class Server:
 
     def _ready(self) -> bool:
         return self._reader.ready.is_set() and not self._stopping.is_set()
+
+    def _operations(self) -> dict[str, int]:
+        known = self.hub.history.operations
+        return {"running": len(known.running) - known.silence.stalled, "stalled": known.silence.stalled}
 
     def _raise_file_limit(self) -> int:
         """Takes all file descriptors that the system allows. How many streams there is room for."""
@@ -179,6 +190,16 @@ async def serve(config: Config) -> None:
     gc.freeze()
     gc.set_threshold(*gc.get_threshold()[:2], 50)
     await server.run()
+
+
+def _reading(path: str) -> Callable[[], str]:
+    """What the file holds now, without a line break at its end."""
+
+    def read() -> str:
+        with open(path, encoding="utf-8") as file:
+            return file.read().removesuffix("\n").removesuffix("\r")
+
+    return read
 
 
 def _url(host: str) -> str:

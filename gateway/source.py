@@ -1,151 +1,254 @@
-"""Redis: the forms of its URL, connections to the node that holds the stream, and one exchange with it.
+"""Redis: the forms of its URL, a link to the node that holds the stream, and one exchange over it.
 
-The only file that imports redis. Opens a connection at a time and hands it on; never reads the stream itself.
+The only file that imports redis. Opens a link at a time and hands it on; never reads the stream itself.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
-from redis.asyncio import Sentinel
-from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.asyncio.connection import AbstractConnection, Connection, DefaultParser, parse_url
+from redis.exceptions import AskError, MovedError, RedisError, ResponseError
 
 from gateway.config import ConfigError, shown
 
 TIMEOUT: Final = 4.0
-"""Seconds without a reply after which a link counts as dead; above the reader's BLOCK_MS."""
+"""Seconds without a byte after which a link counts as dead; above the reader's BLOCK_MS."""
+ASK_TIMEOUT: Final = 1.0
+"""Seconds that a sentinel or a cluster node has to say which node is the master; all are asked at once."""
 
-UNAVAILABLE: Final = (RedisError, RedisClusterException, OSError)
+UNAVAILABLE: Final = (RedisError, OSError)
 """What a Redis that can't be read raises."""
 
 Refused = ResponseError
 """What Redis itself answers where it refuses a command."""
-Link = AbstractConnection
 Command = tuple[str | int, ...]
 _OPTIONS: Final[dict[str, Any]] = {
     "protocol": 2,
-    "socket_timeout": TIMEOUT,
+    "socket_timeout": None,  # `exchange` has its own: redis-py's may lose a cancellation
     "socket_connect_timeout": TIMEOUT,
     "driver_info": None,  # no CLIENT SETINFO: an ACL user that may only read the key can't run it
 }
-_LINK: Final = _OPTIONS | {"socket_timeout": None}  # `exchange` has its own: redis-py's may lose a cancellation
 
 
-class Source:
-    """Where the stream is: opens connections to the node that holds it. Raises ConfigError for a URL with options that
-    no connection takes; `connect` raises UNAVAILABLE where it can't.
+class TooLarge(RedisError):
+    """A reply is larger than was agreed; it was not read to its end."""
+
+
+class _Reads:
+    """A stream that tells of every piece that is read of it."""
+
+    def __init__(self, stream: asyncio.StreamReader, took: Callable[[int], None]) -> None:
+        self._stream = stream
+        self._took = took
+
+    async def read(self, size: int) -> bytes:
+        piece = await self._stream.read(size)
+        self._took(len(piece))
+        return piece
+
+
+class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
+    """redis-py's, with its readings told of."""
+
+    took: Callable[[int], None]
+
+    def on_connect(self, connection: Any) -> None:
+        super().on_connect(connection)
+        self._stream: Any = _Reads(self._stream, self.took)
+
+
+class Link:
+    """One connection to one node. `asking`: the node is taking the stream's slot over, and answers only who asks.
+
+    After an error it must be closed: what a half-read reply leaves behind is never trusted.
     """
 
-    def __init__(self, url: str, stream: str) -> None:
-        self._url = url
-        self._stream = stream
-        self._scheme = urlsplit(url).scheme
-        try:
-            self._try()
-        except (ValueError, TypeError, RedisError) as error:
-            raise ConfigError(f"SSE_REDIS_URL={shown('SSE_REDIS_URL', url)}: {error}") from None
+    def __init__(self, options: dict[str, Any], *, asking: bool = False) -> None:
+        kind: type[AbstractConnection] = options.pop("connection_class", Connection)
+        self._connection = kind(**(options | _OPTIONS | {"parser_class": self._parser}))
+        self.asking = asking
+        self._took: Callable[[int], None] | None = None  # told of every piece that is read
+        self.address = (options.get("host", "localhost"), options.get("port", 6379))
 
-    async def connect(self) -> Link:
-        """A connected connection; for Sentinel and Cluster the node is looked up anew each time."""
-        if self._scheme == "redis+sentinel":
-            connection = await self._by_sentinel()
-        elif self._scheme == "redis+cluster":
-            connection = await self._by_cluster()
-        else:
-            connection = self._by_url()
+    def _parser(self, socket_read_size: int) -> _Parser:
+        parser = _Parser(socket_read_size=socket_read_size)
+        parser.took = self._read
+        return parser
+
+    def _read(self, size: int) -> None:
+        if self._took is not None:
+            self._took(size)
+
+    async def open(self, seconds: float = TIMEOUT) -> "Link":
+        """Connects; itself. Raises UNAVAILABLE."""
         try:
-            async with asyncio.timeout(TIMEOUT):
-                await connection.connect()  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(seconds):
+                await self._connection.connect()  # type: ignore[no-untyped-call]
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise asyncio.CancelledError  # lost on the way here: asyncio.wait_for does that before Python 3.12
         except BaseException:
-            await connection.disconnect(nowait=True)
+            await self.close()
             raise
-        return connection
+        return self
 
-    def _try(self) -> None:
-        """Makes a connection that is never opened, so that what is wrong shows at the start."""
-        if self._scheme == "redis+sentinel":
-            [node, *_], options, path = self._parts(26379)
-            _of_sentinels(options)
-            _plain(*node, {"db": _database(path)} | options)
-        elif self._scheme == "redis+cluster":
-            [node, *_], options, _ = self._parts(6379)
-            _plain(*node, options)
+    async def close(self) -> None:
+        await self._connection.disconnect(nowait=True)
+
+    async def exchange(self, *commands: Command, limit: int | None = None, seconds: float = TIMEOUT) -> list[Any]:
+        """Sends commands in one write and reads every reply. Raises the first error reply, TimeoutError after so many
+        seconds without a byte, TooLarge as soon as there are more than `limit` bytes.
+        """
+        size, loop = 0, asyncio.get_running_loop()
+        sent = [each for command in commands for each in (("ASKING",), command)] if self.asking else list(commands)
+
+        def took(piece: int) -> None:
+            nonlocal size
+            size += piece
+            deadline.reschedule(loop.time() + seconds)
+            if limit is not None and size > limit:
+                raise TooLarge(f"more than {limit} bytes in a reply")
+
+        try:
+            async with asyncio.timeout(seconds) as deadline:
+                self._took = took
+                packed = self._connection.pack_commands(sent)
+                await self._connection.send_packed_command(packed, check_health=False)
+                replies = [await self._connection.read_response() for _ in sent]
+        except TimeoutError:
+            raise TimeoutError(f"no reply within {seconds:g} s") from None
+        return replies[1::2] if self.asking else replies
+
+
+class Source:
+    """Where the stream is: opens links to the node that holds it. Raises ConfigError for a URL with options that no
+    connection takes; `connect` raises UNAVAILABLE where it can't.
+
+    `password` gives the password, asked at every connect, in place of the URL's.
+    """
+
+    def __init__(self, url: str, stream: str, password: Callable[[], str] | None = None) -> None:
+        self._stream = stream
+        self._password = password
+        self._epoch = 0  # of what was connected to last
+        self._hint: tuple[str, int, bool] | None = None  # where Redis itself sent us, and whether to ask there
+        self._form = urlsplit(url).scheme
+        try:
+            self._split(url)
+            Link(self._node("localhost", 0) if self._nodes else self._options())
+        except (ValueError, TypeError, AttributeError, RedisError) as error:
+            raise ConfigError(f"SSE_REDIS_URL={shown('SSE_REDIS_URL', url)}: {error}") from None
+
+    async def connect(self) -> Link:
+        """An open link; for Sentinel and Cluster the node is looked up anew each time."""
+        if not self._nodes:
+            return await self._made(self._options()).open()
+        hint, self._hint = self._hint, None
+        if hint is None:
+            self._epoch, host, port = await self._master()
+            asking = False
         else:
-            self._by_url()
+            host, port, asking = hint
+        return await self._made(self._node(host, port), asking=asking).open()
 
-    def _by_url(self) -> Link:
-        options: dict[str, Any] = dict(parse_url(self._url))
-        kind: type[Link] = options.pop("connection_class", Connection)
-        return kind(**(options | _LINK))
+    def sent_on(self, error: Exception) -> bool:
+        """Whether Redis itself said that the stream is elsewhere (a cluster that moves slots): `connect` goes there."""
+        if isinstance(error, AskError):
+            self._hint = error.host, error.port, not isinstance(error, MovedError)
+            return True
+        return False
 
-    async def _by_sentinel(self) -> Link:
-        nodes, options, path = self._parts(26379)
-        name = path.partition("/")[0]
-        sentinel_options = _of_sentinels(options)
-        tls = {key: value for key, value in options.items() if key.startswith("ssl")}
-        sentinel = Sentinel(  # type: ignore[no-untyped-call]
-            nodes, sentinel_kwargs=_OPTIONS | sentinel_options | tls
-        )
+    async def has_moved(self, link: Link) -> bool:
+        """Whether the sentinels or the cluster name another master now than the one that `link` leads to.
+
+        Nobody who can't be asked says so.
+        """
+        if not self._nodes:
+            return False
         try:
-            host, port = await sentinel.discover_master(name)
-        finally:
-            for client in sentinel.sentinels:
-                await client.aclose()
-        return _plain(host, port, {"db": _database(path)} | options)
+            epoch, *master = await self._master()
+        except UNAVAILABLE:
+            return False
+        if tuple(master) == link.address:
+            link.asking = False
+            return False
+        return epoch >= self._epoch and not link.asking
 
-    async def _by_cluster(self) -> Link:
-        nodes, options, _ = self._parts(6379)
-        cluster = RedisCluster(startup_nodes=[ClusterNode(host, port) for host, port in nodes], **options)
-        try:
-            await cluster.initialize()
-            node = cluster.get_node_from_key(self._stream)
-        finally:
-            await cluster.aclose()
-        if node is None:
-            raise RedisError(f"no cluster node serves {self._stream}")
-        return _plain(str(node.host), int(node.port), options)
-
-    def _parts(self, default_port: int) -> tuple[list[tuple[str, int]], dict[str, Any], str]:
-        url = urlsplit(self._url)
-        user, _, hosts = url.netloc.rpartition("@")
-        nodes = []
+    def _split(self, url: str) -> None:
+        """Takes the URL apart. redis-py's own parser reads the options, as it does those of a plain URL."""
+        self._url = url
+        self._nodes: list[tuple[str, int]] = []
+        if self._form not in ("redis+sentinel", "redis+cluster"):
+            return
+        parts = urlsplit(url)
+        user, at, hosts = parts.netloc.rpartition("@")
         for host in hosts.split(","):
             name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
-            nodes.append((name.strip("[]"), int(port or default_port)))
-        options: dict[str, Any] = dict(parse_qsl(url.query))
-        if "ssl" in options:
-            options["ssl"] = options["ssl"].lower() in ("1", "true", "yes")
-        username, _, password = user.partition(":")
-        if username:
-            options["username"] = unquote(username)
-        if password:
-            options["password"] = unquote(password)
-        return nodes, options, unquote(url.path.strip("/"))
+            self._nodes.append((name.strip("[]"), int(port or (26379 if self._form == "redis+sentinel" else 6379))))
+        self._name, _, database = unquote(parts.path.strip("/")).partition("/")
+        number = int(database or 0) if self._form == "redis+sentinel" else 0
+        options: dict[str, Any] = dict(parse_url(f"redis://{user}{at}host/{number}?{parts.query}"))
+        self._sentinel = {
+            key: options.pop(f"sentinel_{key}") for key in ("username", "password") if f"sentinel_{key}" in options
+        }
+        del options["host"]
+        if str(options.pop("ssl", False)).lower() in ("1", "true", "yes"):
+            options |= {"connection_class": parse_url("rediss://host")["connection_class"]}
+        if self._form == "redis+cluster":
+            options.pop("db")
+        self._shared = options
+
+    def _options(self) -> dict[str, Any]:
+        return dict(parse_url(self._url))
+
+    def _node(self, host: str, port: int) -> dict[str, Any]:
+        return self._shared | {"host": host, "port": port}
+
+    def _made(self, options: dict[str, Any], *, asking: bool = False) -> Link:
+        if self._password is not None:
+            options["password"] = self._password()
+        return Link(options, asking=asking)
+
+    async def _master(self) -> tuple[int, str, int]:
+        """The newest epoch that somebody knows, and the address of the node that holds the stream in it.
+
+        Raises UNAVAILABLE.
+        """
+        ask = self._ask_sentinel if self._form == "redis+sentinel" else self._ask_cluster
+        said = await asyncio.gather(*(ask(*node) for node in self._nodes), return_exceptions=True)
+        known = [each for each in said if isinstance(each, tuple)]
+        if not known:
+            raise next(each for each in said if isinstance(each, BaseException))
+        return max(known)
+
+    async def _ask_sentinel(self, host: str, port: int) -> tuple[int, str, int]:
+        options = {key: value for key, value in self._shared.items() if key.startswith(("ssl", "connection_class"))}
+        link = Link(options | self._sentinel | {"host": host, "port": port})
+        [reply] = await _ask(link, ("SENTINEL", "MASTER", self._name))
+        state = dict(zip(reply[::2], reply[1::2], strict=True))
+        return int(state[b"config-epoch"]), state[b"ip"].decode(), int(state[b"port"])
+
+    async def _ask_cluster(self, host: str, port: int) -> tuple[int, str, int]:
+        """Redis, "CLUSTER NODES": a line a node, its slots at the end."""
+        link = self._made(self._node(host, port))
+        slot, nodes = await _ask(link, ("CLUSTER", "KEYSLOT", self._stream), ("CLUSTER", "NODES"))
+        for line in nodes.decode().splitlines():
+            _, address, flags, _, _, _, epoch, _, *slots = line.split()
+            if "master" in flags and any(_holds(each, slot) for each in slots):
+                name, _, at = address.partition("@")[0].rpartition(":")
+                return int(epoch), name or host, int(at)
+        raise RedisError(f"{host}:{port} knows no cluster node that serves {self._stream}")
 
 
-def _of_sentinels(options: dict[str, Any]) -> dict[str, Any]:
-    """Takes out of `options` what is for the sentinels, not for the node that they name."""
-    return {key: options.pop(f"sentinel_{key}") for key in ("username", "password") if f"sentinel_{key}" in options}
-
-
-def _database(path: str) -> int:
-    return int(path.partition("/")[2] or 0)
-
-
-def _plain(host: str, port: int, options: dict[str, Any]) -> Link:
-    tls = options.pop("ssl", False)
-    return (SSLConnection if tls else Connection)(host=host, port=port, **(options | _LINK))
-
-
-async def exchange(connection: Link, *commands: Command) -> list[Any]:
-    """Sends commands in one write and reads every reply. The first error reply is raised; the caller discards then."""
+async def _ask(link: Link, *commands: Command) -> list[Any]:
+    await link.open(ASK_TIMEOUT)
     try:
-        async with asyncio.timeout(TIMEOUT):
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            return [await connection.read_response() for _ in commands]
-    except TimeoutError:
-        raise TimeoutError(f"no reply within {TIMEOUT:g} s") from None
+        return await link.exchange(*commands, seconds=ASK_TIMEOUT)
+    finally:
+        await link.close()
+
+
+def _holds(slots: str, slot: int) -> bool:
+    first, _, last = slots.partition("-")
+    return first.isdigit() and int(first) <= slot <= int(last or first)

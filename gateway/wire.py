@@ -5,9 +5,9 @@ fit and tells when that is gone. Never holds bytes itself, never decides what is
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from gateway import frame
+from gateway.frame import LAST_CHUNK, unchunk
 
 
 def bare_socket(transport: asyncio.BaseTransport) -> socket.socket:
@@ -49,10 +49,34 @@ class Wire:
         """From now on the protocol is told as soon as anything waits (`pause_writing`), at once if something does."""
         self._transport.set_write_buffer_limits(high=0)
 
-    def write(self, frames: bytes) -> None:
+    def write(self, frame: bytes) -> None:
         """Sends what the socket takes; the transport keeps the rest, and calls the protocol's `pause_writing`."""
         self.sent_at = time.monotonic()
-        self._transport.write(frames if self._chunked else frame.unchunk(frames))
+        self._transport.write(frame if self._chunked else unchunk(frame))
+
+    def put(self, frames: Sequence[bytes]) -> int:
+        """Hands over as many frames as the socket takes, while nothing waits; how many that were.
+
+        Of one that was cut, the rest waits in the transport, but no frame after it: a client that doesn't read costs
+        one. Raises OSError where the connection is broken.
+        """
+        self.sent_at = time.monotonic()
+        if not self._chunked:
+            frames = [unchunk(each) for each in frames]
+        try:
+            taken = self.send(frames[0] if len(frames) == 1 else b"".join(frames))
+        except BlockingIOError:
+            taken = 0
+        return self.rest(frames, taken)
+
+    def rest(self, frames: Sequence[bytes], taken: int) -> int:
+        """As `put`, where `send` has taken so many bytes of the frames already."""
+        for number, each in enumerate(frames, 1):
+            if taken < len(each):
+                self._transport.write(each[taken:])
+                return number
+            taken -= len(each)
+        return len(frames)
 
     def waiting_since(self, now: float) -> float | None:
         """Since when the client has taken nothing of what waits for it, as far as was asked; None if nothing waits."""
@@ -66,7 +90,7 @@ class Wire:
     def end(self) -> None:
         """Ends the response after what was written, and the connection."""
         if self._chunked:
-            self._transport.write(frame.LAST_CHUNK)
+            self._transport.write(LAST_CHUNK)
         self._transport.close()
 
     def abort(self) -> None:

@@ -146,16 +146,19 @@ class Gateway:
                 await asyncio.sleep(0.005)
 
 
+SILENT = {
+    "SSE_LISTEN": "127.0.0.1:0",
+    "SSE_ADMIN_LISTEN": "127.0.0.1:0",
+    "SSE_AUTH": "none",
+    "SSE_DRAIN": "0",
+}
+"""Settings that get in nobody's way."""
+
+
 @asynccontextmanager
 async def running(session: aiohttp.ClientSession, **settings: str) -> AsyncIterator[Gateway]:
     """A gateway in this process, on free ports, without auth unless told."""
-    environ = {
-        "SSE_LISTEN": "127.0.0.1:0",
-        "SSE_ADMIN_LISTEN": "127.0.0.1:0",
-        "SSE_AUTH": "none",
-        "SSE_DRAIN": "0",
-    } | settings
-    server = Server(Config.load(environ))
+    server = Server(Config.load(SILENT | settings))
     await server.start()
     serving = asyncio.create_task(server.run())
     try:

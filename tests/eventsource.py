@@ -84,12 +84,13 @@ class Parser:
 
 
 class Stream:
-    """One open response, read as an EventSource reads it."""
+    """One open response, read as an EventSource reads it whose page doesn't listen for heartbeats: those are kept."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.response = response
         self.parser = Parser()
         self.closed = False
+        self.heartbeats: list[Message] = []
         self._ready: list[Message] = []
 
     async def next(self, timeout: float = 5.0) -> Message:
@@ -105,7 +106,8 @@ class Stream:
         if not chunk:
             self.closed = True
             raise EOFError
-        self._ready += self.parser.feed(chunk)
+        for message in self.parser.feed(chunk):
+            (self.heartbeats if message.type == "heartbeat" else self._ready).append(message)
 
     async def take(self, count: int, timeout: float = 5.0) -> list[Message]:
         return [await self.next(timeout) for _ in range(count)]

@@ -8,9 +8,10 @@ import sys
 from contextlib import suppress
 
 import atheris
+import orjson
 
 with atheris.instrument_imports(include=["gateway"]):
-    from gateway import frame, shaping, trace
+    from gateway import frame, members, shaping, trace
     from gateway.auth import InvalidToken, Verifier, find_token
     from gateway.config import Config, ConfigError
     from gateway.event import Rejected, decode, format_id, parse_id, valid_id
@@ -19,7 +20,7 @@ with atheris.instrument_imports(include=["gateway"]):
 
 SECRET = "0123456789abcdef0123456789abcdef"
 VERIFIER = Verifier(Config.load({"SSE_JWT_SECRET": SECRET}))
-SHAPER = shaping.Shaper()
+TRACK = shaping.Track()
 LOOP = asyncio.new_event_loop()
 
 
@@ -30,15 +31,17 @@ def entry(data: atheris.FuzzedDataProvider) -> None:
         given = b'{"operationId":"o","projectId":"p","percent":' + given + b"}"
     try:
         event = decode(parse_id("1-1") or 0, [b"type", b"github_sync_progress", b"data", given])
-        SHAPER.shape(event)
-        sealed = frame.seal(event).frame
+        _, percent = shaping.shape(TRACK, event)
+        sealed = frame.seal(event, percent).frame
     except Rejected:
         return
     block = frame.unchunk(sealed)
     assert block.count(b"\n\n") == 1, block
     assert block.endswith(b"\n\n"), block
     assert b"\r" not in block, block
-    assert frame.data(sealed)["operationId"] == event.operation
+    said = members.members(frame.data(sealed))
+    assert orjson.loads(said["operationId"]) == event.operation
+    assert orjson.loads(said["timestamp"]) is not None
 
 
 def identifier(data: atheris.FuzzedDataProvider) -> None:

@@ -190,7 +190,7 @@ async def test_a_key_set_that_cannot_be_fetched_is_a_temporary_refusal(
     bearer = {"Authorization": f"Bearer {token(KEYS['RS256'], 'RS256', headers={'kid': 'one'})}"}
     assert (await gateway.get("/api/projects/p-1/stream", **bearer)).status == 503
     async with gateway.stream("/api/projects/p-1/stream", headers=bearer) as refused:
-        assert await refused.rest() == []
+        assert [message.type for message in await refused.rest()] == ["refused"]
         assert refused.parser.retry is not None
     keys.broken = False
     monkeypatch.setattr("gateway.auth.JWKS_COOLDOWN", 0.0)
@@ -204,23 +204,32 @@ async def test_scopes_are_held_against_the_grant(guarded: Gateway, worker: Worke
     bearer = {"Authorization": f"Bearer {token(operations=['lent', 'later'])}"}
     for path in (
         "/api/projects/p-2/stream",
-        "/api/operations/theirs/stream",
-        "/api/operations/theirs",
+        "/api/projects/p-2/operations",
+        "/api/operations/theirs/stream?projectId=p-2",
+        "/api/operations/theirs?projectId=p-2",
         "/api/projects/stream?projectId=p-1&projectId=p-2",
-        "/api/projects/stream?operationId=theirs",
     ):
         assert (await guarded.get(path, **bearer)).status == 403, path
+    only_lent = {"Authorization": f"Bearer {token(projects=[], operations=['lent', ['p-3', 'paired']])}"}
+    for path in ("/api/operations/theirs/stream", "/api/operations/theirs", "/api/projects/stream?operationId=theirs"):
+        assert (await guarded.get(path, **only_lent)).status == 403, path
     for path, wanted in {
         "/api/projects/p-1/stream": {"mine"},
         "/api/operations/mine/stream": {"mine"},
         "/api/operations/lent/stream": {"lent"},
         "/api/projects/stream?operationId=lent&projectId=p-1": {"lent", "mine"},
         "/api/projects/stream": {"lent", "mine"},
+        # Granted, for p-1 may have one of this id; of p-2's nothing is told, not even that it is there.
+        "/api/operations/theirs/stream": set(),
+        "/api/projects/stream?operationId=theirs": set(),
+        "/api/operations/nobody/stream": set(),
     }.items():
         async with guarded.stream(path, headers=bearer) as stream:
             newest = guarded.server.hub.history.newest
             seen = await stream.until_id(f"{newest >> 64}-{newest & (1 << 64) - 1}")
             assert {message.json["operationId"] for message in seen} == wanted
+    theirs, nobody = [await guarded.get(f"/api/operations/{id}", **bearer) for id in ("theirs", "nobody")]
+    assert (theirs.status, await theirs.text()) == (nobody.status, await nobody.text()) == (404, await nobody.text())
     nothing = {"Authorization": f"Bearer {token(projects=[], operations=[])}"}
     assert (await guarded.get("/api/projects/stream", **nothing)).status == 403
     async with guarded.stream(

@@ -10,14 +10,18 @@ import socket
 import subprocess
 import time
 from contextlib import AsyncExitStack
+from datetime import datetime
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from gateway.config import Config
 from gateway.connection import Connection
 from gateway.event import REASONS
-from tests.conftest import Gateway, Start, Worker, running, working
+from gateway.reader import NotAStream
+from gateway.server import Server
+from tests.conftest import SILENT, Gateway, Start, Worker, running, working
 from tests.eventsource import Message, Stream
 from tests.redis_server import RedisServer, free_port
 
@@ -141,7 +145,7 @@ async def test_throttle_can_be_off(start: Start, worker: Worker) -> None:
     async with gateway.stream("/api/projects/stream") as stream:
         for percent in (10, 11, 9):
             await worker.publish("progress", percent=percent)
-        assert [message.json["percent"] for message in await stream.take(3)] == [10, 11, 9]
+        assert [message.json["percent"] for message in await stream.take(3)] == [10, 11, 11]  # though none falls
 
 
 async def test_percent_never_falls_within_an_attempt(gateway: Gateway, worker: Worker) -> None:
@@ -175,8 +179,9 @@ async def gateway_newest(gateway: Gateway) -> str:
 
 
 async def last_place(stream: Stream) -> str:
-    await stream.read()
-    return stream.parser.ids[-1]
+    while len(stream.heartbeats) < 2:
+        await stream.read()
+    return stream.heartbeats[1].last_event_id
 
 
 def gateway_place(gateway: Gateway) -> str:
@@ -254,19 +259,24 @@ async def test_headers_of_a_stream_and_of_head(gateway: Gateway) -> None:
     assert await gateway.metric("connections_opened_total", scope="multi") == 1
 
 
-async def test_the_first_bytes_are_a_spread_retry(start: Start) -> None:
-    gateway = await start(SSE_RETRY="4s")
+async def test_the_first_bytes_are_a_spread_retry_and_a_heartbeat(start: Start) -> None:
+    gateway = await start(SSE_RETRY="4s", SSE_HEARTBEAT="20s")
     told = set()
     for _ in range(20):
         async with gateway.stream("/api/projects/stream") as stream:
-            first = await stream.response.content.readany()
-            assert first.startswith(b"retry: ")
-            told.add(int(first.split()[1]))
+            first = await stream.response.content.readuntil(b"\n\n")
+            parts = re.fullmatch(rb"retry: (\d+)\nevent: heartbeat\ndata: (.+)\n\n", first)
+            body = json.loads(parts[2])
+            assert list(body) == ["time", "every"]
+            assert body["every"] == 20_000
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body["time"])
+            assert abs(datetime.fromisoformat(body["time"]).timestamp() - time.time()) < 5
+            told.add(int(parts[1]))
     assert all(2000 <= retry <= 6000 for retry in told)
     assert len(told) > 10
 
 
-async def test_a_frame_is_id_event_and_one_line_of_compact_json(gateway: Gateway, worker: Worker) -> None:
+async def test_a_frame_is_id_event_and_one_line_of_json(gateway: Gateway, worker: Worker) -> None:
     data = '{ "operationId": "op-123",\n "projectId": "proj-456", "percent": 45, "message": "…\\n", "timestamp": "t" }'
     async with gateway.stream("/api/projects/stream") as stream:
         await stream.read()
@@ -274,8 +284,8 @@ async def test_a_frame_is_id_event_and_one_line_of_compact_json(gateway: Gateway
         frame = b""
         while not frame.endswith(b"}\n\n"):
             frame += await stream.response.content.readany()
-        compact = '{"operationId":"op-123","projectId":"proj-456","percent":45,"message":"…\\n","timestamp":"t"}'
-        assert frame.decode().endswith(f"id: {id}\nevent: github_sync_progress\ndata: {compact}\n\n")
+        line = data.replace("\n", "")
+        assert frame.decode().endswith(f"id: {id}\nevent: github_sync_progress\ndata: {line}\n\n")
 
 
 async def test_the_union_names_operations_and_projects(gateway: Gateway, worker: Worker) -> None:
@@ -292,18 +302,29 @@ async def test_ids_are_percent_decoded(gateway: Gateway, worker: Worker) -> None
         assert (await stream.next()).json["operationId"] == "a/b ü{}"
 
 
-async def test_heartbeats_move_the_place_or_are_comments(start: Start, worker: Worker) -> None:
+async def test_heartbeats_move_the_place_and_every_block_has_data(start: Start, worker: Worker) -> None:
     gateway = await start(SSE_HEARTBEAT="200ms")
     async with gateway.stream("/api/operations/op-1/stream") as stream:
         await stream.until_id("0-0")
-        while not stream.parser.comments:
+        while len(stream.heartbeats) < 4:
             await stream.read()
-        assert stream.parser.comments == [""]
+        assert [beat.last_event_id for beat in stream.heartbeats] == ["", "0-0", "0-0", "0-0"]
+        assert all(set(beat.json) == {"time", "every"} for beat in stream.heartbeats)
         elsewhere = await worker.publish("started", "op-2", "p-2")
         assert await stream.until_id(elsewhere) == []
+        assert stream.parser.comments == []
+        assert len(stream.parser.ids) == len(stream.heartbeats) - 1
     async with gateway.stream("/api/operations/op-1/stream", last_event_id=elsewhere) as stream:
         own = await worker.publish("started")
         assert (await stream.next()).last_event_id == own
+
+
+async def test_a_replay_that_is_complete_is_said_to_be(gateway: Gateway, worker: Worker) -> None:
+    ids = [await worker.publish("started", f"op-{number}") for number in range(3)]
+    await gateway.read(ids[-1])
+    async with gateway.stream("/api/projects/stream", last_event_id=ids[0]) as stream:
+        await stream.take(2)
+        assert await last_place(stream) == ids[-1]
 
 
 async def test_resuming_gives_everything_later_then_live(gateway: Gateway, worker: Worker) -> None:
@@ -346,7 +367,7 @@ async def test_without_an_id_the_stream_opens_with_a_snapshot(gateway: Gateway, 
     }.items():
         async with gateway.stream(path) as stream:
             assert [message.last_event_id for message in await stream.until_id(other)] == wanted
-            assert stream.parser.ids[-1] == other
+            assert await last_place(stream) == other
     live = await worker.publish("progress", percent=70)
     await gateway.read(live)
     async with gateway.stream("/api/projects/p-1/stream", last_event_id=other) as stream:
@@ -562,9 +583,9 @@ async def test_limits_refuse_in_the_language_of_who_asks(start: Start) -> None:
             response = await gateway.get("/api/projects/stream", X_Forwarded_For="192.0.2.3")
             assert (response.status, response.headers["Retry-After"]) == (503, "15")
             async with gateway.stream("/api/projects/stream", headers={"X-Forwarded-For": "192.0.2.3"}) as refused:
-                assert await refused.rest() == []
+                [message] = await refused.rest()
                 assert 7500 <= refused.parser.retry <= 22500
-                assert refused.parser.comments == ["too many streams: come back"]
+                assert message.json == {"status": 503, "detail": "too many streams: come back"}
                 assert refused.response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
         assert await gateway.metric("requests_rejected_total", status="503") == 2
     await gateway.metric_reaches(2, "connections_closed_total", reason="client")
@@ -587,6 +608,7 @@ async def test_cors_is_for_the_origins_named(start: Start) -> None:
     assert response.headers["Access-Control-Allow-Origin"] == "https://app.example.com"
     assert response.headers["Access-Control-Allow-Credentials"] == "true"
     assert response.headers["Vary"] == "Origin"
+    assert response.headers["Access-Control-Expose-Headers"] == "Retry-After, X-Request-ID"
     for path in ("/api/operations/x", "/api/nothing"):
         assert "Access-Control-Allow-Origin" not in (await named.get(path, Origin="https://evil.example.com")).headers
     async with named.stream("/api/projects/stream", headers={"Origin": "https://b.example.com"}) as stream:
@@ -597,7 +619,8 @@ async def test_cors_is_for_the_origins_named(start: Start) -> None:
     ) as preflight:
         assert preflight.status == 204
         assert preflight.headers["Access-Control-Allow-Origin"] == "https://b.example.com"
-        assert "Last-Event-ID" in preflight.headers["Access-Control-Allow-Headers"]
+        allowed = preflight.headers["Access-Control-Allow-Headers"].split(", ")
+        assert {*allowed} == {"Authorization", "Cache-Control", "Last-Event-ID", "traceparent", "X-Request-ID"}
     anyone = await start(SSE_CORS_ORIGINS="*")
     response = await anyone.get("/api/operations/x", Origin="https://app.example.com")
     assert response.headers["Access-Control-Allow-Origin"] == "*"
@@ -612,7 +635,8 @@ async def test_http_1_0_gets_the_same_blocks_unchunked(gateway: Gateway, worker:
     assert b"chunked" not in head
     await worker.publish("completed")
     body = await asyncio.wait_for(reader.readuntil(b"github_sync_completed"), 5)
-    assert re.match(rb"retry: \d+\n\nid: \d+-0\nevent: github_sync_started\ndata: ", body)
+    start = rb"retry: \d+\nevent: heartbeat\ndata: [^\n]+\n\nid: \d+-0\nevent: github_sync_started\ndata: "
+    assert re.match(start, body)
     writer.close()
 
 
@@ -653,8 +677,12 @@ async def test_a_redis_that_was_never_there_keeps_it_unready_and_refuses_kindly(
             assert response.status == 200
         assert (await gateway.get("/api/projects/stream")).status == 503
         async with gateway.stream("/api/projects/stream") as refused:
-            assert await refused.rest() == []
+            [message] = await refused.rest()
+            assert (message.type, message.json["status"]) == ("refused", 503)
             assert 1500 <= refused.parser.retry <= 4500
+        both = "text/event-stream, application/problem+json"
+        refusal = await gateway.get("/api/projects/stream", Accept=both)
+        assert (refusal.status, refusal.content_type) == (503, "application/problem+json")
         assert await gateway.metric("redis_up") == 0
 
 
@@ -676,6 +704,8 @@ async def test_metrics_are_all_there_without_identifying_labels(gateway: Gateway
         "events_rejected_total": "counter",
         "events_nonconforming_total": "counter",
         "events_throttled_total": "counter",
+        "events_stale_total": "counter",
+        "operations": "gauge",
         "events_delivered_total": "counter",
         "events_skipped_total": "counter",
         "delivery_seconds": "histogram",
@@ -723,8 +753,9 @@ async def test_drain_tells_every_stream_its_place_and_refuses_new_ones(
             gateway.server.stop()
             await asyncio.sleep(0)
             async with gateway.stream("/api/projects/stream") as refused:
-                assert await refused.rest() == []
-                assert refused.parser.comments == ["this replica is going away: come back"]
+                [message] = await refused.rest()
+                assert (message.type, message.last_event_id) == ("refused", "")
+                assert message.json == {"status": 503, "detail": "this replica is going away: come back"}
             assert (await gateway.get("/api/projects/stream")).headers["Retry-After"] == "3"
             async with session.get(gateway.admin + "/readyz") as response:
                 assert response.status == 503
@@ -812,18 +843,12 @@ async def test_trimming_is_no_reset(gateway: Gateway, worker: Worker) -> None:
         assert [message.last_event_id for message in await stream.until_id(ids[-1])] == ids[2:]
 
 
-async def test_a_key_of_another_type_is_waited_out(
-    worker: Worker, shared_redis: RedisServer, session: aiohttp.ClientSession
-) -> None:
+async def test_a_key_of_another_type_stops_the_start(worker: Worker, shared_redis: RedisServer) -> None:
     await worker.redis.set(worker.key, "not a stream")
-    async with running(session, SSE_REDIS_URL=shared_redis.url, SSE_STREAM=worker.key) as gateway:
-        await asyncio.sleep(0.3)
-        assert await gateway.metric("redis_up") == 0
-        await worker.redis.delete(worker.key)
-        id = await worker.publish("started")
-        async with asyncio.timeout(10):
-            await gateway.server.ready()
-        await gateway.read(id)
+    server = Server(Config.load(SILENT | {"SSE_REDIS_URL": shared_redis.url, "SSE_STREAM": worker.key}))
+    await server.start()
+    with pytest.raises(NotAStream, match=worker.key):
+        await server.run()
 
 
 async def test_a_stream_that_ends_is_freed_at_once(gateway: Gateway) -> None:

@@ -1,34 +1,26 @@
 """Replay by property: for every cut of a recorded stream, before the cut + resumed after it = the whole."""
 
 import itertools
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cursor import Cursor
-from gateway.event import Event
-from gateway.history import History
+from gateway.event import ZERO, EntryId, Event
+from gateway.history import EVENT, History
+from gateway.log import Verdicts
 from gateway.scope import Scope
-from tests.strategies import events, framed
+from tests.strategies import SCOPES, Entry, entries, fields, take
 
-SCOPES = st.sampled_from(
-    [
-        Scope("operation", operations=frozenset({"o0"})),
-        Scope("project", projects=frozenset({"p1"})),
-        Scope("multi"),
-        Scope("multi", frozenset({"o0", "o3"}), frozenset({"p0"})),
-        Scope("multi", frozenset({"o1", "o2", "o9"}), frozenset({"p9"})),
-    ]
-)
+EVERYTHING = Scope("multi")
 
 
-def history(stream: list[Event], batches: int = 1, **limits: int) -> History:
-    kept = History(limits.get("events", 10_000), limits.get("bytes", 1 << 30), 1e9)
+def history(stream: list[Entry], batches: int = 1, **limits: int) -> tuple[History, list[Event]]:
+    kept = History(limits.get("events", 10_000), limits.get("bytes", 1 << 30), 1e9, throttle=False)
     size = max(1, len(stream) // batches)
-    for start in range(0, len(stream), size):
-        batch = stream[start : start + size]
-        kept.extend(batch, batch[0].id, batch[-1].id, 0.0, None)
-    return kept
+    passed = [event for start in range(0, len(stream), size) for event in take(kept, stream[start : start + size])]
+    return kept, passed
 
 
 def read(cursor: Cursor) -> list[Event]:
@@ -40,62 +32,113 @@ def read(cursor: Cursor) -> list[Event]:
     return found
 
 
-@given(events(), SCOPES)
-def test_replay_from_every_cut_is_exactly_what_follows(stream: list[Event], scope: Scope) -> None:
-    kept = history(framed(stream))
-    whole = [event for event in stream if event in scope]
-    for cut in range(len(stream)):
+@given(entries(), SCOPES)
+def test_replay_from_every_cut_is_exactly_what_follows(stream: list[Entry], scope: Scope) -> None:
+    kept, whole = history(stream)
+    whole = [event for event in whole if event in scope]
+    for id, _ in stream:
         cursor = Cursor(kept, scope, follow=True)
-        cursor.replay(stream[cut].id)
+        cursor.replay(id)
         assert cursor.covered()
-        assert read(cursor) == [event for event in whole if event.id > stream[cut].id]
+        assert read(cursor) == [event for event in whole if event.id > id]
 
 
-@given(events(), SCOPES, st.lists(st.integers(0, 40), max_size=5))
-def test_live_reading_in_any_batches_is_the_whole(stream: list[Event], scope: Scope, cuts: list[int]) -> None:
-    framed(stream)
-    kept = History(10_000, 1 << 30, 1e9)
+@given(entries(), SCOPES, st.lists(st.integers(0, 40), max_size=5))
+def test_live_reading_in_any_batches_is_the_whole(stream: list[Entry], scope: Scope, cuts: list[int]) -> None:
+    kept = History(10_000, 1 << 30, 1e9, throttle=False)
     cursor = Cursor(kept, scope, follow=True)
     cursor.replay(kept.floor)
-    seen = []
+    seen, whole = [], []
     edges = sorted({0, *(cut for cut in cuts if cut < len(stream)), len(stream)})
     for start, end in itertools.pairwise(edges):
-        batch = stream[start:end]
-        kept.extend(batch, batch[0].id, batch[-1].id, 0.0, None)
+        whole += take(kept, stream[start:end])
         seen += read(cursor)
-    assert seen == [event for event in stream if event in scope]
+    assert seen == [event for event in whole if event in scope]
 
 
-@given(events(), st.integers(0, 39))
-def test_a_snapshot_then_what_follows_leads_to_the_same_state(stream: list[Event], cut: int) -> None:
-    framed(stream)
-    before, after = stream[:cut], stream[cut:]
-    kept = history(before)
-    cursor = Cursor(kept, Scope("multi"), follow=True)
-    cursor.snapshot()
+@given(entries(), SCOPES, st.integers(0, 39), st.integers(0, 3))
+def test_a_snapshot_then_what_follows_leads_to_the_same_state(
+    stream: list[Entry], scope: Scope, cut: int, ended: int
+) -> None:
+    kept, _ = history(stream[:cut])
+    cursor = Cursor(kept, scope, follow=True)
+    cursor.snapshot(ended=ended)
     seen = read(cursor)
-    assert [event.id for event in seen] == sorted(event.id for event in seen)
-    assert len(seen) == len({event.id for event in seen})
-    if after:
-        kept.extend(after, after[0].id, after[-1].id, 0.0, None)
-    seen += read(cursor)
-    full = History(10_000, 1 << 30, 1e9)
-    if stream:
-        full.extend(stream, stream[0].id, stream[-1].id, 0.0, None)
-    again = History(10_000, 1 << 30, 1e9)
-    if seen:
-        again.extend(sorted(seen, key=lambda event: event.id), seen[0].id, seen[-1].id, 0.0, None)
-    wanted = {event.id for event in full.snapshot(Scope("multi"))}
-    assert {event.id for event in again.snapshot(Scope("multi"))} >= wanted
+    assert [event.id for event in seen] == sorted({event.id for event in seen})
+    seen += take_in(kept, stream[cut:], cursor)
+    told: dict[tuple[str, str], dict[str, Event]] = {}
+    for event in seen:
+        if event.type.endswith("started"):
+            told.pop(event.key, None)
+        told.setdefault(event.key, {})[event.type] = event
+    for operation in kept.operations.running.values():
+        for event in operation.attempt():
+            if event in scope:
+                assert told[event.key].get(event.type, event).id >= event.id
 
 
-@given(events(), SCOPES, st.integers(0, 39))
-def test_a_lagging_client_misses_nothing_but_superseded_progress(stream: list[Event], scope: Scope, cut: int) -> None:
-    kept = history(framed(stream))
+def take_in(kept: History, stream: list[Entry], cursor: Cursor) -> list[Event]:
+    take(kept, stream)
+    return read(cursor)
+
+
+@given(entries(), SCOPES, st.integers(0, 6), st.integers(0, 40))
+def test_a_snapshot_tells_of_those_that_ended_last_or_later_than_a_place(
+    stream: list[Entry], scope: Scope, ended: int, cut: int
+) -> None:
+    kept, _ = history(stream)
+    after = stream[cut][0] if cut < len(stream) else None
+    cursor = Cursor(kept, scope, follow=True)
+    cursor.snapshot(ended=ended, after=after)
+    shown = {event.key for event in read(cursor)}
+    operations = [each for each in kept.operations._table.values() if any(map(scope.__contains__, each.attempt()))]
+    ends = sorted((each for each in operations if each.ended), key=lambda each: -each.end)
+    wanted = {each.key for each in operations if not each.ended or scope.kind == "operation"}
+    wanted |= {each.key for each in ends[:ended]}
+    wanted |= {each.key for each in ends if after is not None and each.end > after}
+    assert shown == wanted
+
+
+@given(entries(), SCOPES, st.integers(0, 39), st.integers(1, 4))
+def test_a_snapshot_walked_while_the_stream_goes_on_misses_nothing(
+    stream: list[Entry], scope: Scope, cut: int, step: int
+) -> None:
+    """A snapshot is no copy: what is superseded or ends meanwhile is told in its new form."""
+    kept, _ = history(stream[:cut])
+    cursor = Cursor(kept, scope, follow=True)
+    cursor.snapshot()
+    seen: list[Event] = []
+    rest = stream[cut:]
+    while cursor.behind() or rest:
+        walk = (
+            list(kept.operations.snapshot(scope, cursor._snapshot, cursor.at, cursor._since))[:1]
+            if (cursor._snapshot is not None)
+            else []
+        )
+        if walk:  # one event at a time, as to a socket that is nearly full
+            seen.append(walk[0])
+            cursor.gave(walk[0])
+        elif cursor.behind():
+            seen += cursor.take().events
+        take(kept, rest[:step])
+        rest = rest[step:]
+    assert [event.id for event in seen] == sorted({event.id for event in seen})
+    for operation in kept.operations.running.values():
+        for event in operation.attempt():
+            assert (
+                event not in scope
+                or event in seen
+                or any(later.key == event.key and later.type == event.type and later.id > event.id for later in seen)
+            )
+
+
+@given(entries(), SCOPES, st.integers(0, 39))
+def test_a_lagging_client_misses_nothing_but_superseded_progress(stream: list[Entry], scope: Scope, cut: int) -> None:
+    kept, whole = history(stream)
     cursor = Cursor(kept, scope, follow=True)
     if not stream[cut:]:
         return
-    cursor.replay(stream[cut].id)
+    cursor.replay(stream[cut][0])
     cursor.lagging = True
     seen: list[Event] = []
     skipped = 0
@@ -103,54 +146,106 @@ def test_a_lagging_client_misses_nothing_but_superseded_progress(stream: list[Ev
         taken = cursor.take()
         seen += taken.events
         skipped += taken.skipped
-    due = [event for event in stream[cut + 1 :] if event in scope]
+    due = [event for event in whole if event in scope and event.id > stream[cut][0]]
     missed = [event for event in due if event not in seen]
     assert len(missed) == skipped
     assert [event for event in due if event in seen] == seen
     for event in missed:
         assert event.type == "github_sync_progress"
-        assert any(
-            later.type == event.type and later.operation == event.operation and later.id > event.id for later in seen
-        )
+        assert any(later.type == event.type and later.key == event.key and later.id > event.id for later in seen)
 
 
-@given(events(), st.integers(1, 10))
-def test_memory_either_covers_a_cursor_exactly_or_says_that_it_does_not(stream: list[Event], most: int) -> None:
-    kept = history(framed(stream), batches=5, events=most)
+@given(entries(), SCOPES, st.integers(1, 10))
+def test_memory_either_covers_a_cursor_exactly_or_says_that_it_does_not(
+    stream: list[Entry], scope: Scope, most: int
+) -> None:
+    kept, whole = history(stream, batches=5, events=most)
     assert len(kept) <= most
-    for cut, event in enumerate(stream):
-        for scope in (Scope("multi"), Scope("operation", operations=frozenset({"o1"}))):
-            cursor = Cursor(kept, scope, follow=True)
-            cursor.replay(event.id)
-            if cursor.covered():
-                assert read(cursor) == [later for later in stream[cut + 1 :] if later in scope]
+    for id, _ in stream:
+        cursor = Cursor(kept, scope, follow=True)
+        cursor.replay(id)
+        if cursor.covered():
+            assert read(cursor) == [later for later in whole if later in scope and later.id > id]
 
 
-@given(events(), st.integers(1, 6), st.integers(300, 5000))
-def test_bytes_are_accounted_exactly_and_bounded(stream: list[Event], most: int, limit: int) -> None:
-    from gateway.history import OVERHEAD
+@given(entries(runs=True), st.integers(1, 6), st.integers(300, 20_000))
+def test_bytes_are_accounted_exactly_and_bounded(stream: list[Entry], most: int, limit: int) -> None:
+    kept, _ = history(stream, batches=10, events=most, bytes=limit)
+    assert not len(kept) or kept.bytes <= limit
+    held = {event.id: event for event in kept.after(ZERO, EVERYTHING)}
+    operations = list(kept.operations._table.values())
+    held |= {event.id: event for operation in operations for event in operation.attempt()}
+    assert kept.operations.bytes == sum(operation.size for operation in operations) + sum(
+        1200 + len(project.id) + 49 for project in kept.operations._projects.values()
+    )
+    rest = kept.operations.bytes + len(kept.verdicts) * Verdicts.BYTES
+    assert kept.bytes == sum(len(event.frame) + EVENT for event in held.values()) + rest
 
-    kept = history(framed(stream), batches=10, events=most, bytes=limit)
-    assert kept.bytes <= limit
-    held = {event.id: event for event in kept.after(kept.floor, Scope("multi"), 1000)}
-    for number in range(5):
-        operation = kept.operation(f"o{number}")
-        if operation is not None:
-            held |= {event.id: event for event in operation.attempt()}
-    assert kept.bytes == sum(len(event.frame) + OVERHEAD for event in held.values())
+
+@given(entries(), st.integers(1, 8))
+def test_every_id_that_was_read_is_known_and_no_other(stream: list[Entry], most: int) -> None:
+    kept, _ = history(stream, batches=5, events=most)
+    ids = {id for id, _ in stream}
+    for id in ids:
+        assert id < kept.floor or kept.knows(id)
+        between = EntryId(id + 1)
+        assert between in ids or between < kept.floor or not kept.knows(between)
 
 
-@given(events())
-def test_a_single_operation_stream_is_over_exactly_at_its_last_attempts_end(stream: list[Event]) -> None:
-    kept = history(framed(stream))
-    scope = Scope("operation", operations=frozenset({"o0"}))
-    cursor = Cursor(kept, scope)
-    cursor.replay(kept.floor)
-    own, over = [event for event in stream if event in scope], False
-    while cursor.behind() and not over:
-        over = cursor.take().over
-    operation = kept.operation("o0")
-    assert over == (operation is not None and operation.ended)
-    if over:
-        assert cursor.told == operation.outcome.id
-        assert not any(event.type == "github_sync_started" and event.id > cursor.told for event in own)
+@given(entries())
+def test_a_single_operation_stream_is_over_exactly_when_every_operation_of_its_id_has_ended(
+    stream: list[Entry],
+) -> None:
+    kept, whole = history(stream)
+    for scope in (
+        Scope("operation", operations=frozenset({"o0"})),
+        Scope("operation", pairs=frozenset({("p1", "o0")})),
+    ):
+        cursor = Cursor(kept, scope)
+        cursor.replay(kept.floor)
+        own = [event for event in whole if event in scope]
+        while cursor.behind() and not cursor.over():
+            cursor.take()
+        operations = [each for each in kept.operations._table.values() if any(e.key == each.key for e in own)]
+        assert cursor.over() == (bool(operations) and all(each.ended for each in operations))
+        if cursor.over():
+            assert cursor.told == max(each.end for each in operations)
+
+
+def test_an_id_in_the_future_makes_nothing_old() -> None:
+    kept = History(1000, 1 << 30, 24 * 3600, throttle=False)
+    now = int(time.time() * 1000)
+    take(kept, [(EntryId(now << 64), fields("started"))])
+    take(kept, [(EntryId((now + 2 * 24 * 3600 * 1000) << 64), fields("started", "o1"))])
+    kept.trim(now / 1000)
+    take(kept, [(EntryId((1 << 128) - 1), fields("started", "o2"))])
+    kept.trim(now / 1000 + 1)
+    assert {key[1] for key in kept.operations.running} == {"o0", "o1", "o2"}
+    assert len(kept) == 3
+
+
+def test_operations_of_one_id_in_two_projects_are_two() -> None:
+    kept, _ = history([
+        (EntryId(1), fields("started", "1", "mine")),
+        (EntryId(2), fields("started", "1", "yours")),
+        (EntryId(3), fields("progress", "1", "yours", percent=80)),
+        (EntryId(4), fields("progress", "1", "mine", percent=10)),
+        (EntryId(5), fields("completed", "1", "yours")),
+    ])  # fmt: skip
+    mine, yours = kept.operations.get(("mine", "1")), kept.operations.get(("yours", "1"))
+    assert (mine.ended, yours.ended) == (False, True)
+    assert b'"percent": 10' in mine.progress.frame
+    cursor = Cursor(kept, Scope("operation", operations=frozenset({"1"})), lambda key: key[0] == "mine")
+    cursor.replay(EntryId(0))
+    assert [event.project for event in read(cursor)] == ["mine", "mine"]
+    assert not cursor.over()
+
+
+def test_nothing_of_an_operation_outlives_it() -> None:
+    """Of a thousand projects with one short operation each, what is kept is what the bounds let."""
+    kept = History(10, 1 << 30, 1e9, throttle=False)
+    for number in range(1000):
+        entry = EntryId(number + 1), fields("completed", f"o{number}", f"p{number}")
+        take(kept, [entry])
+    assert len(kept.operations._table) == len(kept.operations._projects) == len(kept.operations._named) <= 21
+    assert len(kept.operations.ended) <= 21

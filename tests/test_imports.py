@@ -10,13 +10,14 @@ import gateway
 
 PACKAGE = Path(gateway.__file__).parent
 ORDER = (
-    "schema event scope frame shaping config metrics logs trace "  # words
-    "topic history cursor hub limits "  # state
-    "source reader pager auth handshake wire connection "  # edges
-    "ui problem api admin "  # faces
+    "schema event members scope frame shaping config metrics logs trace "  # words
+    "log silence operations history cursor topics hub limits "  # state
+    "source pages reader archive terms auth handshake wire connection "  # edges
+    "ui problem answers api admin "  # faces
     "server __main__"  # process
 ).split()
-READING = {"XRANGE", "XREVRANGE", "XREAD", "XINFO"}
+# What asks the stream, and what asks sentinels and cluster nodes where it is.
+READING = {"XRANGE", "XREAD", "XINFO"} | {"SENTINEL", "CLUSTER", "ASKING"}
 
 
 def imports(path: Path) -> set[str]:
@@ -46,13 +47,15 @@ def test_only_one_module_knows_redis_and_nothing_but_reading() -> None:
     for path in PACKAGE.glob("*.py"):
         if path.stem != "source":
             assert not any(name.split(".")[0] == "redis" for name in imports(path)), path
-    text = "".join((PACKAGE / f"{name}.py").read_text() for name in ("source", "reader", "pager"))
+    text = "".join((PACKAGE / f"{name}.py").read_text() for name in ("source", "pages", "reader", "archive"))
     commands = set(re.findall(r'\(\s*"(X?[A-Z]{3,})"', text))
     assert commands <= READING
     assert commands
 
 
-@pytest.mark.parametrize("module", ["schema", "event", "scope", "frame", "shaping", "topic", "history", "cursor"])
+@pytest.mark.parametrize(
+    "module", "schema event members scope frame shaping log silence operations history cursor topics".split()
+)
 def test_the_core_is_pure(module: str) -> None:
     assert not {name.split(".")[0] for name in imports(PACKAGE / f"{module}.py")} & {
         "asyncio",

@@ -1,68 +1,127 @@
-"""History, hub and connection against a model of a few lines: whatever happens in whatever order, a listener gets the
-stream, or is told. Publishes, subscribes, stalls, drains, trims and resets are drawn by hypothesis.
+"""Two gateways over one stream against a model of a few lines: whatever happens to it in whatever order, a listener
+gets the stream, or is told, and is told nothing that is not so. Drawn by hypothesis.
+
+Everything between the socket and Redis is real: reader, pages, archive, history, hub, connection. Redis is the few
+commands that they use, over a list; what it does in trims, deletions and failovers is drawn, also between two reads.
 """
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from gateway.connection import Connection, Terms
+from gateway.archive import Archive
+from gateway.connection import Connection
 from gateway.event import ZERO, EntryId, Event, decode, format_id, parse_id
 from gateway.history import History
 from gateway.hub import Hub
 from gateway.metrics import Metrics
-from gateway.pager import Page
-from gateway.scope import Scope
+from gateway.reader import Reader
+from gateway.scope import Scope, Wish
+from gateway.source import Refused
+from gateway.terms import State, Terms
 from tests.eventsource import Message, Parser
-from tests.strategies import events, framed
-from tests.test_cursor import SCOPES
+from tests.strategies import SCOPES, Entry, entries
 
 KEPT = 12
 """Events in memory, as many as are published at once at most: few, so that cursors fall off its tail."""
-ROOM = 300
+ROOM = 400
 """Bytes that a client's socket takes while nobody reads: a frame fits, or two."""
+UNKNOWN = "99999999999999-0"
 
 
-def snapshot(stream: list[Event], scope: Scope) -> list[Event]:
-    """The model: what a newcomer has to be told of a stream that it missed."""
-    attempts: dict[str, dict[str, Event]] = {}
-    for event in stream:
-        attempt = attempts.setdefault(event.operation, {})
-        if event.type.endswith("started"):
-            attempt.clear()
-        if not ("end" in attempt and attempt["end"].terminal):
-            attempt["end" if event.type.endswith(("completed", "failed")) else event.type] = event
-    shown = [event for attempt in attempts.values() for event in attempt.values() if event in scope]
-    ended = {event.operation for event in shown if event is attempts[event.operation].get("end") and event.terminal}
-    return sorted((e for e in shown if scope.kind == "operation" or e.operation not in ended), key=lambda e: e.id)
+@dataclass
+class Redis:
+    """A stream as Redis 7 keeps it, and a source and link to it."""
+
+    entries: list[Entry] = field(default_factory=list)
+    newest: EntryId = ZERO
+    added: int = 0
+    deleted: EntryId = ZERO
+    exists: bool = False
+    rings: list[asyncio.Future[None]] = field(default_factory=list)
+    between: list[Any] = field(default_factory=list)  # what happens before the next commands, one after the other
+    address = None
+
+    async def connect(self) -> "Redis":
+        return self
+
+    def sent_on(self, error: Exception) -> bool:
+        return False
+
+    async def has_moved(self, link: Any) -> bool:
+        return False
+
+    async def close(self) -> None:
+        pass
+
+    async def exchange(self, command: tuple[Any, ...], **_: Any) -> list[Any]:
+        await asyncio.sleep(0)
+        if self.between:
+            self.between.pop(0)()
+        if command[0] == "XINFO":
+            return [self._info()]
+        if command[0] == "XREAD":
+            after = parse_id(command[-1])
+            if not any(id > after for id, _ in self.entries):
+                ring = asyncio.get_running_loop().create_future()
+                self.rings.append(ring)
+                await ring
+            return [[b"something"] if any(id > after for id, _ in self.entries) else None]
+        start = ZERO if command[2] == "-" else parse_id(command[2])
+        found = [(format_id(id).encode(), each) for id, each in self.entries if id >= start]
+        return [found[: command[5]]]
+
+    def _info(self) -> list[Any]:
+        if not self.exists:
+            raise Refused("ERR no such key")
+        first, last = ([format_id(self.entries[at][0]).encode(), []] if self.entries else None for at in (0, -1))
+        return [
+            b"length", len(self.entries), b"last-generated-id", format_id(self.newest).encode(),
+            b"max-deleted-entry-id", format_id(self.deleted).encode(), b"entries-added", self.added,
+            b"first-entry", first, b"last-entry", last,
+        ]  # fmt: skip
+
+    def add(self, batch: list[Entry]) -> None:
+        self.exists = self.exists or bool(batch)
+        for id, each in batch:
+            assert id > self.newest
+            self.entries.append((id, each))
+            self.newest, self.added = id, self.added + 1
+
+    def ring(self) -> None:
+        rings, self.rings = self.rings, []
+        for each in rings:
+            if not each.done():
+                each.set_result(None)
 
 
 class Client(asyncio.Transport):
     """The far end of one connection: its socket, whose client may stop reading, the transport above it, and the
-    EventSource behind it.
+    EventSource behind it. `due` is what it is owed since the place that it was told last of all.
     """
 
-    def __init__(self, machine: "Gateway", scope: Scope, last_event_id: str | None) -> None:
+    def __init__(self, machine: "Machine", number: int, scope: Scope, wish: Wish) -> None:
         super().__init__()
-        self.scope = scope
-        # The place after which everything is owed. What memory holds beyond Redis may come as well.
-        self.begin = format_id(machine.before_held()) if last_event_id == "earliest" else last_event_id
-        self.epoch = len(machine.streams) - 1
+        self.machine, self.number, self.scope = machine, number, scope
         self.parser = Parser()
-        self.told: list[Message | str] = []  # messages, and the ids of blocks without one
+        self.told: list[Message] = []
         self.unread = b""  # in the socket
         self.waiting = b""  # in the transport
         self.stalled = self.ever_stalled = self.closed = self.lost = self.detached = False
+        self.due: list[EntryId] | None = None  # None: a snapshot is owed first
+        self.after: EntryId | None = None  # and in that, what ended after this
+        self.gaps = 0  # that it should have been told of by now
+        self.perhaps = False  # it may have been told of one more
+        self.blurred = False  # it was stalled while something was lost: what it is owed can't be told from outside
         self.connection = Connection(
-            machine.terms, scope, None, last_event_id=last_event_id, follow=False, chunked=True, retry_ms=3000,
-            expires=None, on_close=lambda reason: None,
+            machine.terms[number], scope, None, wish, lambda reason: None
         )  # fmt: skip
         self.connection.connection_made(self)
 
@@ -85,7 +144,7 @@ class Client(asyncio.Transport):
         with suppress(BlockingIOError):
             data = data[0 if self.waiting else self.send(data) :]
         self.waiting += data
-        if self.waiting and not self.connection._paused:
+        if self.waiting and self.connection._state not in (State.STUCK, State.OVER):
             self.connection.pause_writing()
 
     def get_write_buffer_size(self) -> int:
@@ -117,7 +176,7 @@ class Client(asyncio.Transport):
         self._read()
         if self.closed:
             self.lose()
-        elif self.connection._paused:
+        elif self.connection._state is State.STUCK:
             self.connection.resume_writing()
 
     def lose(self) -> None:
@@ -132,55 +191,69 @@ class Client(asyncio.Transport):
             size, _, data = data.partition(b"\r\n")
             block, data = data[: int(size, 16)], data[int(size, 16) + 2 :]
             before = len(self.parser.ids)
-            messages = self.parser.feed(block)
-            self.told += messages or self.parser.ids[before:]
+            for message in self.parser.feed(block):
+                if message.type == "heartbeat" and len(self.parser.ids) == before:
+                    continue  # without an id it tells nothing of the stream
+                self.told.append(message)
 
 
-class Gateway(RuleBasedStateMachine):
-    """The three of them, with Redis (`held`) and all that it was ever given (`streams`, a new one after each reset)."""
-
+class Machine(RuleBasedStateMachine):
     clients = Bundle("clients")
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.socket = mock.patch("gateway.wire.bare_socket", lambda transport: transport)
-        self.socket.start()
-        self.streams: list[list[Event]] = [[]]
-        self.held: list[Event] = []
-        self.hub = Hub(History(KEPT, 1 << 30, 1e9), Metrics(), 0)
-        self.terms = Terms(self.hub, self, 1e9, 1e9)  # type: ignore[arg-type]  # it serves the pages itself
+        self.patches = ExitStack()
+        for name, value in {
+            "gateway.wire.bare_socket": lambda transport: transport, "gateway.reader.PACE": 0,
+            "gateway.archive.PATIENCE": 0,
+        }.items():  # fmt: skip
+            self.patches.enter_context(mock.patch(name, value))
+        self.redis = Redis()
+        self.read: list[Entry] = []  # what a gateway can have read of what is there now, in order
+        self.unsure = False  # what a gateway has read can't be told from outside
+        self.deleted: set[EntryId] = set()  # by hand: memory may have it still, nobody is owed it
+        self.hubs: list[Hub] = []
+        self.terms: list[Terms] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        self.readers: list[Reader] = []
         self.all: list[Client] = []
+        for _ in range(2):
+            hub = Hub(History(KEPT, 1 << 30, 1e9, throttle=False), Metrics())
+            archive = Archive(self.redis, "stream", hub)
+            reader = Reader(self.redis, "stream", hub, Metrics())
+            self.hubs.append(hub)
+            self.readers.append(reader)
+            self.terms.append(Terms(hub, archive, 1e9, 1e9))
+            self.tasks += [self.loop.create_task(run()) for run in (archive.run, reader.run)]
+        self._settle()
 
     def teardown(self) -> None:
         for client in self.all:
-            client.abort()
+            self._do(client.abort)
         self._settle()
-        assert not self.hub.subscribers
-        assert not self.hub._operations
-        assert not self.hub._projects
-        self.socket.stop()
+        for hub in self.hubs:
+            assert not hub.subscribers
+            assert not hub._topics
+        for task in self.tasks:
+            task.cancel()
+        self.loop.run_until_complete(asyncio.gather(*self.tasks, return_exceptions=True))
+        self.patches.close()
         self.loop.close()
-
-    async def page(self, cursor: EntryId) -> Page:
-        await asyncio.sleep(0)
-        following = [event for event in self.held if event.id > cursor][:3]
-        return Page(self.held[0].id if self.held else None, following, following[-1].id if following else None)
-
-    async def end(self) -> EntryId:
-        await asyncio.sleep(0)
-        return self.held[-1].id if self.held else ZERO
-
-    def before_held(self) -> EntryId:
-        newest = self.streams[-1][-1].id if self.streams[-1] else ZERO
-        return EntryId(self.held[0].id - 1) if self.held else newest
 
     def _settle(self) -> None:
         async def turns() -> None:
-            for _ in range(200):
-                await asyncio.sleep(0)
+            for _ in range(4):
+                self.redis.ring()
+                for _ in range(100):
+                    await asyncio.sleep(0)
 
         self.loop.run_until_complete(turns())
+        while self.redis.between:
+            self.redis.between.pop(0)()
+        for task in self.tasks:
+            if task.done():
+                task.result()
 
     def _do(self, action: Any, *given: Any) -> Any:
         async def act() -> Any:
@@ -188,31 +261,62 @@ class Gateway(RuleBasedStateMachine):
 
         return self.loop.run_until_complete(act())
 
-    @rule(drawn=events(most=KEPT))
-    def publish(self, drawn: list[Event]) -> None:
-        stream = self.streams[-1]
-        ahead = (stream[-1].id >> 64) + 1 - (drawn[0].id >> 64) if stream and drawn else 0
-        for event in drawn:
-            event.id = EntryId(event.id + (ahead << 64))
-        framed(drawn)
-        if drawn:
-            stream += drawn
-            self.held += drawn
-            self._do(self.hub.publish, drawn, drawn[0].id, drawn[-1].id)
+    def _ahead(self, drawn: list[Entry], *, of: EntryId | None = None) -> list[Entry]:
+        """The entries with ids that Redis would give them now."""
+        newest = self.redis.newest if of is None else of
+        ahead = (newest >> 64) + 1 - (drawn[0][0] >> 64) if drawn and newest else 0
+        return [(EntryId(id + (ahead << 64)), each) for id, each in drawn]
 
-    @rule(target=clients, scope=SCOPES, where=st.integers(0, 60), how=st.sampled_from("id none earliest bad".split()))
-    def subscribe(self, scope: Scope, where: int, how: str) -> Client:
-        stream = self.streams[-1]
-        known = format_id(stream[where % len(stream)].id) if stream else "0-0"
-        last_event_id = {"id": known, "none": None, "earliest": "earliest", "bad": "99999999999999-0"}[how]
-        self.all.append(self._do(Client, self, scope, last_event_id))
-        return self.all[-1]
+    def _owe(self, batch: list[Entry]) -> None:
+        self.read += batch
+        for client in self.all:
+            if client.due is not None:
+                client.due += [id for id, each in batch if decode(id, each) in client.scope]
 
-    @rule(target=clients, client=consumes(clients))
-    def reconnect(self, client: Client) -> Client:
+    @rule(drawn=entries(most=KEPT))
+    def publish(self, drawn: list[Entry]) -> None:
+        batch = self._ahead(drawn)
+        self._do(self.redis.add, batch)
+        self._owe(batch)
+
+    @rule(target=clients, scope=SCOPES, where=st.integers(0, 60), how=st.sampled_from("id none earliest bad".split()),
+          number=st.integers(0, 1))  # fmt: skip
+    def subscribe(self, scope: Scope, where: int, how: str, number: int) -> Client:
+        place = self.read[where % len(self.read)][0] if self.read else ZERO
+        known = format_id(place)
+        wish = Wish({"id": known, "none": None, "earliest": "earliest", "bad": UNKNOWN}[how])
+        self.all.append(client := self._do(Client, self, number, scope, wish))
+        if how == "id":
+            self._resumed(client, place)
+        elif how == "earliest":
+            client.blurred = True  # memory may hold more than Redis, or the other way round
+        elif how == "bad":
+            client.gaps, client.after = 1, parse_id(UNKNOWN)
+        return client
+
+    def _resumed(self, client: Client, place: EntryId) -> None:
+        """It came back with an id of this stream: all after it is owed, unless it is gone."""
+        held = self.redis.entries
+        history = self.hubs[client.number].history
+        if (held and place >= held[0][0]) or place >= history.floor:
+            client.due = [id for id, each in self.read if id > place and decode(id, each) in client.scope]
+        else:
+            client.blurred = True
+
+    @rule(target=clients, client=consumes(clients), number=st.integers(0, 1))
+    def reconnect(self, client: Client, number: int) -> Client:
+        """At the same gateway or the other."""
         self._do(client.lose)
-        self.all.append(self._do(Client, self, client.scope, client.parser.last_event_id or None))
-        return self.all[-1]
+        last = client.parser.last_event_id
+        self.all.append(again := self._do(Client, self, number, client.scope, Wish(last or None)))
+        place = parse_id(last)
+        if not last:
+            pass
+        elif place in [id for id, _ in self.read]:
+            self._resumed(again, place)
+        else:
+            again.blurred = True  # of a stream that is no more
+        return again
 
     @rule(client=clients)
     def stall(self, client: Client) -> None:
@@ -233,116 +337,181 @@ class Gateway(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 20))
     def trim(self, count: int) -> None:
-        del self.held[:count]
+        """Of what was read: nobody loses anything."""
+        del self.redis.entries[:count]
+
+    @rule(where=st.integers(0, 60))
+    def delete(self, where: int) -> None:
+        """By hand, of what was read: nobody loses anything."""
+        if self.redis.entries:
+            id, _ = self.redis.entries.pop(-1 - where % len(self.redis.entries))
+            self.redis.deleted = max(self.redis.deleted, id)
+            self.deleted.add(id)
+
+    @rule(drawn=entries(most=KEPT), keep=st.integers(0, KEPT))
+    def burst(self, drawn: list[Entry], keep: int) -> None:
+        """Trimmed before it could be read: everybody is told, unless nothing was missed."""
+        batch = self._ahead(drawn)
+        self._do(self.redis.add, batch)
+        del self.redis.entries[: max(0, len(self.redis.entries) - keep)]
+        if lost := batch[: max(0, len(batch) - keep)]:
+            self.read = [each for each in self.read if each not in lost]
+            for client in self.all:
+                self._gap(client, self.hubs[client.number].history.newest)
+        self._owe(batch[len(lost) :])
+
+    @rule(drawn=entries(most=KEPT), keep=st.integers(0, KEPT), after=st.integers(0, 8))
+    def trim_meanwhile(self, drawn: list[Entry], keep: int, after: int) -> None:
+        """While it is being read: nobody misses anything without being told, whichever came first."""
+        batch = self._ahead(drawn)
+        self._do(self.redis.add, batch)
+        self._owe(batch)
+        entries = self.redis.entries
+
+        def trim() -> None:
+            del entries[: max(0, len(entries) - keep)]
+
+        self.redis.between = [*[lambda: None] * after, trim]
+        self.unsure = True
+        for client in self.all:
+            client.perhaps = True
+
+    @rule(lost=st.integers(0, 4), drawn=entries(most=4), step=st.integers(0, 3))
+    def fail_over(self, lost: int, drawn: list[Entry], step: int) -> None:
+        """To a replica that lacks the newest entries and gives other ones since, some with ids that were read before.
+
+        Who was given one of those that are gone, or should have been given one of the others by now, is told.
+        """
+        redis = self.redis
+        lost = min(lost, len(redis.entries))
+        before, common = redis.newest, redis.entries[: len(redis.entries) - lost]
+        gone = redis.entries[len(common) :]
+        if not gone or not common:
+            return
+        since = [(EntryId(common[-1][0] + 1 + step + number), each) for number, (_, each) in enumerate(drawn)]
+        if any(entry in gone for entry in since):
+            return
+        redis.entries, redis.newest, redis.added = list(common), common[-1][0], redis.added - lost
+        if redis.deleted > redis.newest:
+            redis.deleted = ZERO
+        self._do(redis.add, since)
+        moved = [decode(id, each) for id, each in (*gone, *since) if id <= before]
+        in_memory = common[-1][0] > self.hubs[0].history.floor and common[-1][0] > self.hubs[1].history.floor
+        for client in self.all:
+            if not in_memory or (client.due is None and not client.gaps) or client.blurred:
+                client.blurred = True  # whether the two have something in common depends on what memory holds
+            elif any(event in client.scope for event in moved):
+                self._gap(client, ZERO)
+            else:
+                client.due = [id for id in client.due or [] if id not in [id for id, _ in gone]]
+        self.read, self.unsure = common, False  # what both have read anew
+        self._owe(since)
 
     @rule()
-    def reset(self) -> None:
-        self.streams.append([])
-        self.held.clear()
-        self.hub.history.begin(ZERO)
-        self._do(self.hub.restart)
+    def empty(self) -> None:
+        """DEL, or FLUSHALL."""
+        lost = self.redis.exists
+        self.redis.entries, self.redis.newest, self.redis.added = [], ZERO, 0
+        self.redis.deleted, self.redis.exists = ZERO, False
+        self.read, self.unsure = [], False
+        for client in self.all:
+            if lost and self.hubs[client.number].history.newest:
+                self._gap(client, ZERO)
+
+    def _gap(self, client: Client, place: EntryId) -> None:
+        client.gaps += 1
+        client.due, client.after = None, place
+        client.blurred = client.blurred or client.stalled or client.closed
 
     @invariant()
     def every_listener_was_given_the_stream_or_was_told(self) -> None:
         self._settle()
+        for hub in self.hubs:
+            for client in self.all:
+                assert client.closed or client.connection.cursor.history in [each.history for each in self.hubs]
+            assert hub.history.newest >= (self.redis.entries[-1][0] if self.redis.entries else ZERO)
         for client in self.all:
-            epoch, begin = client.epoch, client.begin
-            runs = list(self._runs(client))
-            for number, (gap, run) in enumerate(runs, 1):
-                if gap is not None:
-                    epoch += gap["reason"] == "reset"
-                    begin = None
-                    if gap["reason"] == "trimmed" and epoch == len(self.streams) - 1:
-                        assert not self.held or self.held[0].id > (parse_id(gap["lastEventId"]) or ZERO)
-                caught_up = not client.stalled and not client.closed and number == len(runs)
-                self._check(client, self.streams[epoch], begin, run, caught_up=caught_up)
+            for run in self._runs(client):
+                ids = [told.last_event_id for told in run if told.type not in ("heartbeat", "replay_gap")]
+                places = [parse_id(id) for id in ids]
+                assert len(ids) == len(set(ids)), "doubled"
+                assert places == sorted(places), "out of order"
+            self._check(client)
 
     @staticmethod
-    def _runs(client: Client) -> Iterator[tuple[dict[str, Any] | None, list[Message | str]]]:
-        gap: dict[str, Any] | None = None
-        run: list[Message | str] = []
+    def _runs(client: Client) -> Iterator[list[Message]]:
+        run: list[Message] = []
         for told in client.told:
-            if isinstance(told, Message) and told.type == "replay_gap":
-                yield gap, run
-                gap, run = told.json, []
-            else:
-                run.append(told)
-        yield gap, run
+            if told.type == "replay_gap":
+                yield run
+                run = []
+            run.append(told)
+        yield run
 
-    @staticmethod
-    def _check(
-        client: Client, stream: list[Event], begin: str | None, run: list[Message | str], *, caught_up: bool
-    ) -> None:
-        got = [told.last_event_id for told in run if isinstance(told, Message)]
-        places = [index for index, told in enumerate(run) if isinstance(told, str)]
-        ids = {format_id(event.id): event for event in stream}
-        assert len(got) == len(set(got)), "doubled"
-        if begin is None or begin == "99999999999999-0":
+    def _check(self, client: Client) -> None:
+        """What it was told since its last gap is what it is owed since; and it was told of no gap that was none."""
+        if client.stalled or client.blurred:
+            return
+        *before, run = self._runs(client)
+        if client.perhaps and len(before) == client.gaps + 1:
+            client.blurred = True
+            return
+        client.perhaps = False
+        if not client.closed:
+            assert len(before) == client.gaps, (
+                f"cried wolf, or was silent: {[run[0].data for run in (*before, run)[1:]]}"
+            )
+        elif len(before) != client.gaps:
+            return  # it left before it could be told
+        got = [parse_id(told.last_event_id) for told in run if told.type not in ("heartbeat", "replay_gap")]
+        if client.due is None:
+            places = [told for told in run if told.type == "heartbeat"]
             if not places:
-                assert not caught_up, "it waits for its snapshot"
+                assert client.closed, "it waits for its snapshot"
                 return
-            shown, place = run[: places[0]], parse_id(str(run[places[0]])) or ZERO
-            told = [format_id(event.id) for event in snapshot([e for e in stream if e.id <= place], client.scope)]
-            # A stream that is cut off before its snapshot tells the place that it had before, and nothing.
-            assert [t.last_event_id for t in shown if isinstance(t, Message)] == told or (not shown and client.closed)
-            got, start = got[len(shown) :], place
+            at = run.index(places[0])
+            place = parse_id(places[0].last_event_id)
+            shown = [parse_id(told.last_event_id) for told in run[:at] if told.type != "replay_gap"]
+            assert shown == self._snapshot(client, place) or client.closed or self.unsure
+            client.due = [id for id, each in self.read if id > place and decode(id, each) in client.scope]
+            client.told = [each for each in client.told if each.type == "replay_gap"] + run[at + 1 :]  # all is owed now
+            run = client.told[client.gaps :]
+            got = got[len(shown) :]
+        client.due = [id for id in client.due if id in got or id not in self.deleted]
+        over = client.closed and client.scope.kind == "operation"
+        if client.closed:
+            assert over or got == client.due[: len(got)] or client.ever_stalled
+            return
+        if client.ever_stalled:
+            owed = {event.id: event for event in map(self._event, client.due) if event is not None}
+            for id in set(client.due) - set(got):
+                event = owed.get(id)
+                assert event is None or event.type.endswith("progress"), f"lost {event}"
+            assert [id for id in client.due if id in got] == got
         else:
-            start = parse_id(begin) or ZERO
-        seen = [ids[id] for id in got]
-        assert seen == sorted(seen, key=lambda event: event.id), "out of order"
-        over = client.closed and client.scope.kind == "operation" and bool(seen) and seen[-1].terminal
-        if over:
-            last = seen[-1].id
-        else:
-            last = max([start, *(e.id for e in seen), *(parse_id(str(run[at])) or ZERO for at in places)])
-        owed = [e for e in stream if e in client.scope and e.id > start and (caught_up or e.id <= last)]
-        missing = [event for event in owed if event.id not in {event.id for event in seen}]
-        for event in missing:
-            later = (e for e in owed if e.operation == event.operation and e.id > event.id)
-            assert client.ever_stalled, f"lost {event}"
-            assert event.type.endswith("progress"), f"lost {event}"
-            assert any(e.type == event.type for e in later), f"lost {event}"
-        assert all(event in client.scope for event in seen), "out of scope"
+            assert got == client.due
+
+    def _event(self, id: EntryId) -> Event | None:
+        return next((decode(*entry) for entry in self.read if entry[0] == id), None)
+
+    def _snapshot(self, client: Client, place: EntryId) -> list[EntryId]:
+        """The model: what a newcomer has to be told of a stream that it missed."""
+        attempts: dict[Any, dict[str, Event]] = {}
+        for event in (decode(*entry) for entry in self.read if entry[0] <= place):
+            attempt = attempts.setdefault(event.key, {})
+            if event.type.endswith("started"):
+                attempt.clear()
+            if not ("end" in attempt and attempt["end"].terminal):
+                attempt["end" if event.type.endswith(("completed", "failed")) else event.type] = event
+        shown = []
+        for attempt in attempts.values():
+            end = attempt.get("end")
+            ended = end is not None and end.terminal
+            late = ended and client.after is not None and end.id > client.after
+            if not ended or late or client.scope.kind == "operation":
+                shown += [event.id for event in attempt.values() if event in client.scope]
+        return sorted(shown)
 
 
-TestGateway = Gateway.TestCase
-TestGateway.settings = settings(max_examples=100, stateful_step_count=30)
-
-
-def test_neighbours_of_a_topic_lose_nothing_when_ids_go_backwards() -> None:
-    """Found by the model: the place that a topic kept for one listener was of the stream before the reset."""
-
-    def recorded(*kinds: str) -> list[Event]:
-        data = b'{"operationId":"o0","projectId":"p0"}'
-        fields = ([b"type", f"github_sync_{kind}".encode(), b"data", data] for kind in kinds)
-        return [decode(EntryId(1 << 64 | number), each) for number, each in enumerate(fields, 1)]
-
-    machine = Gateway()
-    scope = Scope("operation", operations=frozenset({"o0"}))
-    clients = [machine.subscribe(scope, 0, "none") for _ in range(2)]
-    machine.publish(recorded("started", "conflict", "progress"))
-    machine.reset()
-    machine.publish(recorded("started", "conflict", "progress", "completed"))
-    machine.every_listener_was_given_the_stream_or_was_told()
-    for client in clients:
-        told = [message.last_event_id for message in client.told if isinstance(message, Message)]
-        assert told[-4:] == ["1-1", "1-2", "1-3", "1-4"]
-    machine.teardown()
-
-
-def test_a_bug_in_one_stream_is_not_its_neighbours(caplog: pytest.LogCaptureFixture) -> None:
-    hub = Hub(History(KEPT, 1 << 30, 1e9), Metrics(), 0)
-    scope = Scope("project", projects=frozenset({"p0"}))
-    broken, whole = mock.Mock(scope=scope, shares=True), mock.Mock(scope=scope, shares=True)
-    broken.send.side_effect = whole.send.side_effect = BlockingIOError
-    broken.unsent.side_effect = broken.wake.side_effect = RuntimeError("a bug")
-    for subscriber in (broken, whole):
-        hub.join(subscriber, 1e9)
-        hub.live(subscriber)
-    data = b'{"operationId":"o0","projectId":"p0"}'
-    event = framed([decode(EntryId(1), [b"type", b"github_sync_started", b"data", data])])[0]
-    hub.publish([event], event.id, event.id)
-    broken.abort.assert_called_once_with("error")
-    whole.unsent.assert_called_once_with(event.frame, 0)
-    whole.abort.assert_not_called()
-    assert "a stream failed and is cut" in caplog.text
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(max_examples=100, stateful_step_count=30)

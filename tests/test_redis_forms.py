@@ -126,8 +126,8 @@ async def test_the_reader_ends_when_it_is_cancelled_however_busy(shared_redis: R
         publishing = asyncio.create_task(publish())
         for _ in range(100):
             metrics = Metrics()
-            hub = Hub(History(1000, 1 << 20, 60), metrics, 0)
-            reader = Reader(Source(shared_redis.url, "busy"), "busy", hub, None, metrics)
+            hub = Hub(History(1000, 1 << 20, 60), metrics)
+            reader = Reader(Source(shared_redis.url, "busy"), "busy", hub, metrics)
             running = asyncio.create_task(reader.run())
             await reader.ready.wait()
             await asyncio.sleep(random.uniform(0, 0.01))

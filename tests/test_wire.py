@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -11,13 +12,14 @@ from typing import cast
 import pytest
 import uvloop
 
-from gateway.connection import Connection, Terms
-from gateway.event import ZERO, EntryId, decode
-from gateway.frame import place, retry, seal
+from gateway.archive import Archive
+from gateway.connection import Connection
+from gateway.event import EntryId, decode
 from gateway.history import History
 from gateway.hub import Hub
 from gateway.metrics import Metrics
-from gateway.scope import Scope
+from gateway.scope import Scope, Wish
+from gateway.terms import Terms
 from gateway.wire import Wire, close_reason
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -139,7 +141,7 @@ async def test_what_the_socket_does_not_take_waits_and_comes_in_order() -> None:
 async def test_a_stream_waits_for_what_an_earlier_response_left_in_the_transport(waiting: int) -> None:
     loop, errors = asyncio.get_running_loop(), []
     loop.set_exception_handler(lambda _, context: errors.append(context))
-    hub = Hub(History(10, 1 << 20, 1e9), Metrics(), 0)
+    hub = Hub(History(10, 1 << 20, 1e9), Metrics())
     closed: list[str] = []
     left = 0
 
@@ -151,9 +153,8 @@ async def test_a_stream_waits_for_what_an_earlier_response_left_in_the_transport
                 transport.write(b"x" * 50_000)
                 left += 50_000
             connection = Connection(
-                Terms(hub, None, 60, 60),  # type: ignore[arg-type]  # no page is needed
-                Scope("project", projects=frozenset({"p-1"})), None, last_event_id=None, follow=False, chunked=True,
-                retry_ms=1000, expires=None, on_close=closed.append,
+                Terms(hub, Archive(None, "", hub), 60, 60),  # type: ignore[arg-type]  # Redis is not needed
+                Scope("project", projects=frozenset({"p-1"})), None, Wish(retry_ms=1000), closed.append,
             )  # fmt: skip
             transport.set_protocol(connection)
             connection.connection_made(transport)
@@ -163,12 +164,15 @@ async def test_a_stream_waits_for_what_an_earlier_response_left_in_the_transport
             while not hub.subscribers:
                 await asyncio.sleep(0)
             data = b'{"operationId":"op-1","projectId":"p-1"}'
-            event = seal(decode(EntryId(1 << 64), [b"type", b"github_sync_started", b"data", data]))
-            hub.publish([event], event.id, event.id)
+            event = decode(EntryId(1 << 64), [b"type", b"github_sync_started", b"data", data])
+            hub.history.take(event, 0.0)
+            hub.publish([event], event.id)
             got = b""
             while not got.endswith(event.frame):
                 got += await loop.sock_recv(client, 1 << 20)
-            assert got == b"x" * left + retry(1000) + place(ZERO) + event.frame
+            begin = b"x" * left + rb"\w+\r\nretry: 1000\nevent: heartbeat\ndata: .*\n\n\r\n"
+            place = rb"\w+\r\nid: 0-0\nevent: heartbeat\ndata: .*\n\n\r\n"
+            assert re.fullmatch(begin + place + re.escape(event.frame), got)
             client.close()
             while not closed:
                 await asyncio.sleep(0)

@@ -1,0 +1,207 @@
+"""What Redis holds or knows and memory does not: pages for cursors that fell off the log's tail, and ids to vouch for.
+
+One task, one link opened at need, one page at a time; whoever waits longest is next, and whoever can use the page gets
+it too. A client that doesn't read holds no page. Never counts or logs what the reader has seen before.
+"""
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from gateway import frame
+from gateway.cursor import Cursor
+from gateway.event import ZERO, EntryId, Event, Key, Rejected, decode
+from gateway.history import History
+from gateway.hub import Hub
+from gateway.logs import Limited
+from gateway.pages import Fate, Info, Pages, Place, entry_id
+from gateway.reader import BACKOFF
+from gateway.scope import Scope
+from gateway.shaping import STALE, THROTTLED, Track, shape
+from gateway.source import UNAVAILABLE, Link, Source
+
+PATIENCE: Final = 0.02
+"""Seconds between two looks whether the reader has come as far as another replica has."""
+TRACKS: Final = 20_000
+"""Operations whose shaping is remembered while the stream is walked."""
+
+_log = logging.getLogger(__name__)
+
+
+class Visitor(Protocol):
+    """Who asks. None of these may await; each may make it leave."""
+
+    scope: Scope
+    cursor: Cursor
+
+    def bring(self, events: Sequence[Event], upto: EntryId) -> None:
+        """Events after its cursor, of any scope; there is nothing after them up to `upto`."""
+
+    def found(self) -> None:
+        """Memory goes on from its cursor."""
+
+    def refuse(self, reason: str, oldest: EntryId | None) -> None:
+        """Nothing goes on from its cursor; `oldest` is the oldest entry that Redis holds."""
+
+
+class Archive:
+    """Serves visitors until they leave. Waits out Redis's absence."""
+
+    def __init__(self, source: Source, stream: str, hub: Hub) -> None:
+        self._source = source
+        self._stream = stream
+        self._pages = Pages(stream)
+        self._hub = hub
+        self._visitors: dict[Visitor, bool] = {}  # and whether its id was found to be one of this stream
+        self._wanted = asyncio.Event()
+        self._limited = Limited(_log)
+
+    def visit(self, visitor: Visitor) -> None:
+        """From now on it is served, until it is told something or leaves."""
+        self._visitors[visitor] = False
+        self._wanted.set()
+
+    def leave(self, visitor: Visitor) -> None:
+        """It wants nothing any more."""
+        self._visitors.pop(visitor, None)
+
+    async def run(self) -> None:
+        """Serves until cancelled."""
+        delay = BACKOFF[0]
+        while True:
+            self._wanted.clear()
+            if not self._visitors:
+                await self._wanted.wait()
+            try:
+                link = await self._source.connect()
+                try:
+                    while self._visitors:
+                        await self._serve(link)
+                        delay = BACKOFF[0]
+                finally:
+                    await link.close()
+            except UNAVAILABLE as error:
+                if not self._source.sent_on(error):
+                    message = f"a page of the stream can't be read, trying again: {type(error).__name__}: {error}"
+                    self._limited.warning("pages", message, stream=self._stream)
+                    await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+                    delay = min(delay * 2, BACKOFF[1])
+
+    async def _serve(self, link: Link) -> None:
+        """Vouches for the ids that memory should know, then reads one page for whoever waits longest."""
+        if any(each.cursor.at >= self._hub.history.floor for each in self._visitors):
+            info = await self._pages.info(link)
+            for visitor in list(self._visitors):
+                self._vouch(visitor, info)
+        older = [each for each in self._visitors if each.cursor.at < self._hub.history.floor]
+        if not older:
+            if self._visitors:
+                await asyncio.sleep(PATIENCE)
+        elif older[0].cursor.at >= self._hub.history.verdicts.floor:
+            await self._page(link, older[0])
+        else:
+            await self._walk(link)
+
+    def _vouch(self, visitor: Visitor, info: Info | None) -> None:
+        """An id that memory doesn't know: another replica may have read further, or it was deleted by hand."""
+        history, id = self._hub.history, visitor.cursor.at
+        if id < history.floor or visitor not in self._visitors:
+            return
+        if history.knows(id):
+            visitor.found()
+        elif info is None or id > info.newest:
+            visitor.refuse("unknown", None)
+        elif info.first is not None and id < info.first:
+            visitor.refuse("trimmed", info.first)
+        elif id <= history.newest:
+            if info.deleted is not None and id <= info.deleted:
+                visitor.found()
+            else:
+                visitor.refuse("unknown", None)
+
+    async def _page(self, link: Link, visitor: Visitor) -> None:
+        """One page after the cursor of `visitor`, whose verdicts are remembered."""
+        start, history = visitor.cursor.at, self._hub.history
+        self._visitors[visitor] = self._visitors.pop(visitor)  # the last of those who wait
+        entries, info = await self._pages.since(link, start)
+        ids = [entry_id(raw) for raw, _ in entries]
+        events = [
+            event
+            for id, (_, fields) in zip(ids, entries, strict=True)
+            if id > start and (event := _recalled(id, fields, history)) is not None
+        ]
+        self._give(events, start, ids, info)
+
+    async def _walk(self, link: Link) -> None:
+        """Pages from the stream's start, shaped anew, up to where verdicts are remembered: for cursors before that."""
+        tracks: dict[Key, Track] = {}
+        history, start = self._hub.history, ZERO
+        page = await self._pages.read(link, Place(), look=True)
+        whole = page.info is not None and page.info.whole
+        while True:
+            ids = [entry_id(raw) for raw, _ in page.entries]
+            events = []
+            for id, (_, fields) in zip(ids, page.entries, strict=True):
+                event = _shaped(id, fields, tracks, whole=whole, throttle=history.throttle)
+                if event is not None:
+                    events.append(event)
+            self._give(events, start, [start, *ids], page.info)
+            start = page.place.id
+            if not ids or not any(start <= each.cursor.at < history.verdicts.floor for each in self._visitors):
+                return
+            page = await self._pages.read(link, page.place, look=True)
+            if page.fate is not Fate.WHOLE:
+                return
+
+    def _give(self, events: Sequence[Event], start: EntryId, ids: Sequence[EntryId], info: Info | None) -> None:
+        """Hands the events of a page that begins after `start` to every visitor whose cursor is in it; `ids` are those
+        of its entries. At Redis's end memory goes on: from its floor, should that be later than all that Redis holds.
+        """
+        last = ids[-1] if ids and ids[-1] > start else max(start, self._hub.history.floor)
+        oldest = last if info is None or info.first is None else info.first
+        for visitor, vouched in list(self._visitors.items()):
+            cursor = visitor.cursor
+            at = cursor.at
+            if visitor not in self._visitors or at >= self._hub.history.floor:
+                continue
+            if info is None or (at < oldest and (at or not (cursor.earliest or info.whole))):
+                visitor.refuse("trimmed", info and info.first)
+            elif start <= at < last:
+                if at and not vouched and at not in ids and (info.deleted is None or at > info.deleted):
+                    visitor.refuse("unknown", info.first)
+                else:
+                    self._visitors[visitor] = True
+                    visitor.bring([event for event in events if event.id > at and event in visitor.scope], last)
+
+
+def _decoded(id: EntryId, fields: Sequence[bytes]) -> Event | None:
+    try:
+        return decode(id, fields)
+    except Rejected:  # counted and logged when it was first read
+        return None
+
+
+def _recalled(id: EntryId, fields: Sequence[bytes], history: History) -> Event | None:
+    """The event as it was first read, None where it was dropped."""
+    verdict = history.verdicts.get(id)
+    if verdict is not None and math.isnan(verdict):
+        return None
+    event = _decoded(id, fields)
+    return event and frame.seal(event, verdict)
+
+
+def _shaped(
+    id: EntryId, fields: Sequence[bytes], tracks: dict[Key, Track], *, whole: bool, throttle: bool
+) -> Event | None:
+    event = _decoded(id, fields)
+    if event is None:
+        return None
+    track = tracks.pop(event.key, None) or Track()
+    tracks[event.key] = track  # the last of those that are forgotten
+    if len(tracks) > TRACKS:
+        del tracks[next(iter(tracks))]
+    outcome, percent = shape(track, event, throttle=throttle, whole=whole)
+    return None if outcome in (STALE, THROTTLED) else frame.seal(event, percent)
