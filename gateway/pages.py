@@ -70,6 +70,12 @@ class Page(NamedTuple):
     fate: Fate
     info: Info | None
 
+    @property
+    def newest(self) -> EntryId:
+        """The id up to which all was read: one that was given last counts, though its entry may be gone."""
+        info, id = self.info, self.place.id
+        return id if info is None or (info.last is not None and info.last > id) else max(id, info.newest)
+
 
 def entry_id(raw: bytes) -> EntryId:
     ms, _, seq = raw.partition(b"-")
@@ -135,15 +141,20 @@ class Pages:
         )
 
     async def _range(self, link: Link, start: str) -> tuple[Sequence[Entry], bool]:
-        count = self._count + 1  # the first is only the witness
-        command = ("XRANGE", self.stream, start, "+", "COUNT", count)
-        try:
-            [entries] = await link.exchange(command, limit=LIMIT if self._count > 1 else None)
-        except (TooLarge, TimeoutError):
-            self._count = max(1, self._count // 2)
-            raise
-        self._learn(entries)
-        return entries, len(entries) == count
+        while True:
+            count = self._count + 1  # the first is only the witness
+            try:
+                limit = LIMIT if self._count > 1 else None
+                [entries] = await link.exchange(("XRANGE", self.stream, start, "+", "COUNT", count), limit=limit)
+            except TimeoutError:
+                self._count = max(1, self._count // 2)
+                raise
+            except TooLarge:
+                self._count = max(1, self._count // 4)
+                await link.reopen()  # what is left of the reply belongs to nobody
+                continue
+            self._learn(entries)
+            return entries, len(entries) == count
 
     def _learn(self, entries: Sequence[Entry]) -> None:
         size = sum(len(part) for _, fields in entries for part in fields)

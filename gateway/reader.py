@@ -143,7 +143,7 @@ class Reader:
             self._hub.history.deleted = page.info.deleted
         self._take(page.entries, self._hub.history, self._hub.publish)
         self._place = page.place
-        self._hub.history.newest = max(self._hub.history.newest, page.place.id)
+        self._hub.history.newest = max(self._hub.history.newest, page.newest)
         if page.full:
             return
         before, self._at_end = self._at_end, time.monotonic()

@@ -96,6 +96,11 @@ class Link:
     async def close(self) -> None:
         await self._connection.disconnect(nowait=True)
 
+    async def reopen(self) -> None:
+        """The same anew."""
+        await self.close()
+        await self.open()
+
     async def exchange(self, *commands: Command, limit: int | None = None, seconds: float = TIMEOUT) -> list[Any]:
         """Sends commands in one write and reads every reply. Raises the first error reply, TimeoutError after so many
         seconds without a byte, TooLarge as soon as there are more than `limit` bytes.

@@ -11,12 +11,14 @@ Mode = Literal["up", "down", "mute", "half", "slow"]
 class Proxy:
     """`mode` up passes all; down closes every connection at once; mute passes requests on but swallows the replies and
     closes, so that a client can't know what became of its command; half closes in the middle of a reply; slow holds
-    every reply back for 0.3 s. `target` is the port behind."""
+    every reply back for 0.3 s. `target` is the port behind. `rate`, where it is set, is how many bytes of replies pass
+    in a second."""
 
     def __init__(self, target: int) -> None:
         self.mode: Mode = "up"
         self.port = 0
         self.target = target
+        self.rate = 0.0
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -57,6 +59,8 @@ class Proxy:
                 raise ConnectionResetError
             if reply and self.mode == "slow":
                 await asyncio.sleep(0.3)
+            if reply and self.rate:
+                await asyncio.sleep(len(chunk) / self.rate)
             writer.write(chunk)
             await writer.drain()
         raise ConnectionResetError

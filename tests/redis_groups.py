@@ -36,11 +36,19 @@ class Watched:
     master: RedisServer
     replica: RedisServer
     ports: list[int]
+    sentinels: list["subprocess.Popen[bytes]"]
 
     @property
     def url(self) -> str:
         hosts = ",".join(f"127.0.0.1:{port}" for port in (free_port(), *self.ports))  # the first is down
         return f"redis+sentinel://{hosts}/main/0"
+
+    def cut_master_off(self) -> None:
+        """From the sentinels and its replica, not from who has a user of its own: they may not ask it any more."""
+        with redis.Redis(port=self.master.port) as client:
+            client.execute_command("ACL", "SETUSER", "default", "resetpass", ">only the operator knows")
+            client.execute_command("CLIENT", "KILL", "SKIPME", "yes", "TYPE", "normal")
+            client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
 
     def wait_until_agreed(self) -> None:
         """Until the sentinels know each other and the replica: only then can they fail over."""
@@ -71,7 +79,7 @@ def sentinel() -> Iterator[Watched]:
         )
         processes.append(subprocess.Popen([binary(), str(conf), "--sentinel"], stdout=subprocess.DEVNULL))
     try:
-        yield Watched(master, replica, ports)
+        yield Watched(master, replica, ports, processes)
     finally:
         for process in processes:
             process.kill()

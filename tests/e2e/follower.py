@@ -50,7 +50,7 @@ class Follower:
                         self.gaps.append(message.json)
                         self.gap_at.append(time.monotonic())
                         self.runs.append([])
-                    elif message.type != "operation_stalled":
+                    elif message.type.startswith("github_sync_"):
                         self.runs[-1].append(message.last_event_id)
                         self.seen_at[message.last_event_id] = time.monotonic()
                 self.last = parser.last_event_id
