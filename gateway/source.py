@@ -106,7 +106,8 @@ class Link:
         seconds without a byte, TooLarge as soon as there are more than `limit` bytes.
         """
         size, loop = 0, asyncio.get_running_loop()
-        sent = [each for command in commands for each in (("ASKING",), command)] if self.asking else list(commands)
+        asking = self.asking
+        sent = [each for command in commands for each in (("ASKING",), command)] if asking else list(commands)
 
         def took(piece: int) -> None:
             nonlocal size
@@ -123,7 +124,7 @@ class Link:
                 replies = [await self._connection.read_response() for _ in sent]
         except TimeoutError:
             raise TimeoutError(f"no reply within {seconds:g} s") from None
-        return replies[1::2] if self.asking else replies
+        return replies[1::2] if asking else replies
 
 
 class Source:

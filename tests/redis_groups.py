@@ -108,11 +108,18 @@ class Cluster:
 
     def migrate(self, key: str, to: int) -> None:
         """Moves the key's slot from its owner to another master, as `redis-cli --cluster reshard` does."""
+        self.begin_to_migrate(key, to)
+        self.end_to_migrate(to)
+
+    def begin_to_migrate(self, key: str, to: int) -> None:
+        """The key is there, the slot not yet: its owner sends on who asks for it."""
         source, target, port = self.clients[self.owner], self.clients[to], self.servers[to].port
         target.execute_command("CLUSTER", "SETSLOT", self.slot, "IMPORTING", self.id(self.owner))
         source.execute_command("CLUSTER", "SETSLOT", self.slot, "MIGRATING", self.id(to))
         source.execute_command("MIGRATE", "127.0.0.1", port, key, 0, 5000)
-        for client in (target, source):
+
+    def end_to_migrate(self, to: int) -> None:
+        for client in (self.clients[to], self.clients[self.owner]):
             client.execute_command("CLUSTER", "SETSLOT", self.slot, "NODE", self.id(to))
 
 

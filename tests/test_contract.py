@@ -870,3 +870,195 @@ async def test_a_stream_that_ends_is_freed_at_once(gateway: Gateway) -> None:
                 await asyncio.sleep(0.05)
     finally:
         gc.enable()
+
+
+# Two projects, one operationId
+
+
+async def test_operations_of_two_projects_that_share_an_id_know_nothing_of_each_other(
+    gateway: Gateway, worker: Worker
+) -> None:
+    await worker.publish("started", "1", "mine")
+    await worker.publish("conflict", "1", "yours", conflicts=["secret.txt"])
+    await worker.publish("progress", "1", "yours", percent=90)
+    mine = await worker.publish("progress", "1", "mine", percent=10)
+    end = await worker.publish("completed", "1", "yours")
+    await gateway.read(end)
+    async with (
+        gateway.stream("/api/projects/mine/stream") as project,
+        gateway.stream("/api/operations/1/stream?projectId=mine") as single,
+        gateway.stream("/api/operations/1/stream") as both,
+    ):
+        for stream in (project, single):
+            assert await last_place(stream) == end
+            seen = await stream.take(2)
+            assert [message.json["projectId"] for message in seen] == ["mine", "mine"]
+            assert seen[-1].json["percent"] == 10
+        assert {message.json["projectId"] for message in await both.take(5)} == {"mine", "yours"}
+        done = await worker.publish("completed", "1", "mine")
+        assert (await project.next()).last_event_id == done
+        for stream in (single, both):  # only now have all of that id ended
+            assert [message.last_event_id for message in await stream.rest()] == [done]
+    states = [json.loads(await (await gateway.get(f"/api/operations/1{query}")).text()) for query in
+              ("?projectId=yours", "?projectId=mine", "")]  # fmt: skip
+    assert [state["data"]["projectId"] for state in states] == ["yours", "mine", "mine"]
+    assert states[1]["data"]["percent"] == 10
+    assert (await gateway.get("/api/operations/1?projectId=theirs")).status == 404
+    assert (await gateway.get("/api/operations/1/stream?projectId=mine", Last_Event_ID=mine)).status == 200
+    assert (await gateway.get("/api/operations/1/stream?projectId=mine", Last_Event_ID=done)).status == 204
+    assert await gateway.metric("operations", state="running") == 0
+
+
+# Fencing
+
+
+async def test_a_worker_that_lost_its_lock_ends_no_stream_and_an_entry_sent_twice_is_one_event(
+    gateway: Gateway, worker: Worker
+) -> None:
+    async with gateway.stream("/api/operations/op-1/stream") as stream:
+        await worker.publish("started", run="a", seq=1)
+        await worker.publish("started", run="b", seq=1)
+        stale = await worker.publish("completed", run="a", seq=2, commitSha="stale")
+        await worker.publish("progress", run="b", seq=2, percent=50)
+        await worker.publish("completed", run="b", seq=3, commitSha="true")
+        await worker.publish("completed", run="b", seq=3, commitSha="true")
+        seen = await stream.rest()
+    assert [message.json["run"] for message in seen] == ["a", "b", "b", "b"]
+    assert seen[-1].json["commitSha"] == "true"
+    assert await gateway.metric("events_stale_total") == 2
+    async with gateway.stream("/api/operations/op-1/stream?follow=true", last_event_id=stale) as stream:
+        await last_place(stream)  # an id that a heartbeat may have told
+        assert [message.type for message in await stream.take(2)] == ["github_sync_progress", "github_sync_completed"]
+
+
+async def test_run_seq_and_attempt_are_part_of_the_second_table(gateway: Gateway, worker: Worker) -> None:
+    for wrong in ({"run": ""}, {"run": "x" * 65}, {"seq": 0}, {"seq": 1.5}, {"attempt": "2"}, {"attempts": True}):
+        await worker.publish("started", **wrong)
+    await gateway.read(await worker.publish("started", run="r", seq=1, attempt=1, attempts=3))
+    assert await gateway.metric("events_nonconforming_total", type="github_sync_started") == 6
+
+
+# What a listener is told
+
+
+async def test_ended_adds_the_operations_that_ended_last(gateway: Gateway, worker: Worker) -> None:
+    for number in range(5):
+        await worker.publish("started", f"op-{number}", f"p-{number % 2}")
+    for number in (3, 1, 2):
+        await worker.publish("completed", f"op-{number}", f"p-{number % 2}")
+    newest = await worker.publish("started", "op-9", "p-9")
+    await gateway.read(newest)
+    for path, wanted in {
+        "/api/projects/stream": {"op-0", "op-4", "op-9"},
+        "/api/projects/stream?ended=1": {"op-0", "op-4", "op-9", "op-2"},
+        "/api/projects/stream?ended=100": {f"op-{number}" for number in (0, 1, 2, 3, 4, 9)},
+        "/api/projects/p-1/stream?ended=1": {"op-1"},
+        "/api/projects/stream?projectId=p-1&operationId=op-2&ended=2": {"op-1", "op-2"},
+    }.items():
+        async with gateway.stream(path) as stream:
+            assert await last_place(stream) == newest
+            seen = stream._ready
+            assert {message.json["operationId"] for message in seen} == wanted, path
+            assert [m.last_event_id for m in seen] == sorted(m.last_event_id for m in seen)
+    for bad in ("-1", "101", "1.5", "x", "", "٣"):
+        response = await gateway.get(f"/api/projects/stream?ended={bad}")
+        assert (response.status, "ended" in await response.text()) == (400, True)
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+async def test_a_gap_is_followed_by_what_ended_since_so_that_no_row_runs_on_for_ever(
+    start: Start, worker: Worker, forgets: bool
+) -> None:
+    gateway = await start(**({"SSE_REPLAY_MAX_EVENTS": "2"} if forgets else {}))
+    early = await worker.publish("started", "op-0")
+    await worker.publish("completed", "op-0")
+    place = await worker.publish("started", "op-1")
+    await worker.publish("started", "op-2")
+    await worker.publish("completed", "op-1")
+    newest = await worker.publish("progress", "op-2")
+    await gateway.read(newest)
+    await worker.redis.xtrim(worker.key, maxlen=2, approximate=False)
+    later = gateway if forgets else await start()  # who has never read the place
+    async with later.stream("/api/projects/stream", last_event_id=place) as stream:
+        assert await last_place(stream) == newest
+        gap, *seen = stream._ready
+        assert (gap.type, gap.json["reason"]) == ("replay_gap", "trimmed")
+        assert {(m.json["operationId"], m.type) for m in seen} >= {("op-1", "github_sync_completed")}
+        assert "op-0" not in {message.json["operationId"] for message in seen}
+    assert early < place
+
+
+async def test_the_operations_of_a_project(gateway: Gateway, worker: Worker) -> None:
+    for number in range(3):
+        await worker.publish("started", f"op-{number}")
+    await worker.publish("completed", "op-0", number=12345678901234567890123)
+    await worker.publish("completed", "op-1")
+    await worker.publish("started", "op-9", "p-2")
+    newest = await worker.publish("progress", "op-3", percent=40)
+    await gateway.read(newest)
+    response = await gateway.get("/api/projects/p-1/operations")
+    assert (response.content_type, response.headers["Cache-Control"]) == ("application/json", "no-store")
+    listed = json.loads(await response.text())
+    assert listed["id"] == newest
+    assert [each["data"]["operationId"] for each in listed["operations"]] == ["op-3", "op-2", "op-1", "op-0"]
+    assert [each["terminal"] for each in listed["operations"]] == [False, False, True, True]
+    assert listed["operations"][3]["data"]["number"] == 12345678901234567890123
+    assert all(set(each) == {"type", "id", "terminal", "stalled", "data"} for each in listed["operations"])
+    fewer = json.loads(await (await gateway.get("/api/projects/p-1/operations?ended=1")).text())
+    assert [each["data"]["operationId"] for each in fewer["operations"]] == ["op-3", "op-2", "op-1"]
+    nobody = json.loads(await (await gateway.get("/api/projects/nobody/operations")).text())
+    assert nobody == {"id": newest, "operations": []}
+    async with gateway.stream("/api/projects/p-1/stream", last_event_id=listed["id"]) as stream:
+        id = await worker.publish("progress", "op-2")
+        assert (await stream.next()).last_event_id == id
+    assert (await gateway.get("/api/projects/p-1/operations?ended=101")).status == 400
+
+
+async def test_the_state_says_whether_it_is_stalled_until_it_is_heard_of(start: Start, worker: Worker) -> None:
+    gateway = await start(SSE_STALLED_AFTER="300ms")
+
+    async def stalled() -> bool:
+        return bool(json.loads(await (await gateway.get("/api/operations/op-1")).text())["stalled"])
+
+    async with gateway.stream("/api/projects/stream") as stream:
+        await worker.publish("started")
+        await stream.next()
+        assert not await stalled()
+        assert (await stream.next()).type == "operation_stalled"
+        assert await stalled()
+        assert await gateway.metric("operations", state="stalled") == 1
+        assert await gateway.metric("operations", state="running") == 0
+        await worker.publish("progress", percent=10)
+        await stream.next()
+        assert not await stalled()
+        assert await gateway.metric("operations", state="running") == 1
+
+
+async def test_silence_is_put_off_by_what_a_failure_announces(start: Start, worker: Worker) -> None:
+    gateway = await start(SSE_STALLED_AFTER="200ms")
+    async with gateway.stream("/api/projects/stream") as stream:
+        await worker.publish("failed", retryable=True, retryAfter=1)
+        await worker.publish("failed", "op-2", retryable=True)
+        seen = await stream.take(3)
+        assert seen[-1].json["operationId"] == "op-2"  # who announced nothing
+        assert await stream.quiet(0.5)
+        advice = await stream.next()
+        assert (advice.type, advice.json["operationId"]) == ("operation_stalled", "op-1")
+        assert advice.json["silentFor"] >= 0.2
+
+
+async def test_throttled_at_one_gateway_is_throttled_at_another_that_began_after_a_trim(
+    gateway: Gateway, start: Start, worker: Worker
+) -> None:
+    """Every attempt whose `started` is held looks the same at both."""
+    await worker.publish("started", "op-1")
+    for percent in (80, 70, 81, 60):
+        await worker.publish("progress", "op-1", percent=percent)
+    cut = await worker.publish("started", "op-1")
+    for percent in (40, 42, 30, 46, 44):
+        last = await worker.publish("progress", "op-1", percent=percent)
+    await gateway.read(last)
+    await worker.redis.xtrim(worker.key, minid=cut, approximate=False)
+    later = await start()
+    whole, rest = await everything(gateway), await everything(later)
+    assert [each for each in whole if each[0] >= cut] == rest

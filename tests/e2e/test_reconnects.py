@@ -15,7 +15,7 @@ from tests.redis_server import RedisServer
 CLIENTS = int(os.environ.get("CLIENTS", "1000"))
 EVENTS = int(os.environ.get("EVENTS", "10000"))
 
-_ID = re.compile(rb"(?:^|\n)id: (\d+-\d+)\nevent: (\w+)")
+_ID = re.compile(rb"id: (\d+-\d+)\nevent: (github_\w+)\n")
 
 
 class Client:
