@@ -2,6 +2,7 @@
 # make test   every test, against a real redis-server (TESTS=… for some)
 # make bench  the benchmarks, beside a floor in C and the peers (CASES=…, REPEAT=…)
 # make plot   tests/bench/cost.svg: what a delivery costs, measured anew
+# make consistency  failovers of every kind under listeners that hop, for MINUTES=10: what they saw is what survived
 # make soak   random faults and clients under a checker, for MINUTES=10 (LISTENERS=…, RATE=…, FAULTS=…)
 # make image  the container image IMAGE:version, by ENGINE=docker
 # make sbom   .run/sbom.json: what the image holds (CycloneDX)
@@ -18,7 +19,7 @@ ENGINE ?= docker
 SECONDS ?= 60
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 
-.PHONY: run test bench plot soak fuzz image sbom check lock clean
+.PHONY: run test bench plot consistency soak fuzz image sbom check lock clean
 
 run: $(VENV)/ok
 	@$(BIN)/python -m tests.worker.demo
@@ -31,6 +32,9 @@ bench: $(VENV)/ok
 
 plot: $(VENV)/ok
 	$(BIN)/python -m tests.bench.plot
+
+consistency: $(VENV)/ok
+	$(BIN)/python -m tests.consistency
 
 soak: $(VENV)/ok
 	$(BIN)/python -m tests.soak

@@ -21,7 +21,7 @@ from gateway.pages import Fate, Info, Pages, Place, entry_id
 from gateway.reader import BACKOFF
 from gateway.scope import Scope
 from gateway.shaping import STALE, THROTTLED, Track, shape
-from gateway.source import UNAVAILABLE, Link, Source
+from gateway.source import UNAVAILABLE, Link, Moved, Source
 
 PATIENCE: Final = 0.02
 """Seconds between two looks whether the reader has come as far as another replica has."""
@@ -94,8 +94,8 @@ class Archive:
         """Vouches for the ids that memory should know, then reads one page for whoever waits longest."""
         if any(each.cursor.at >= self._hub.history.floor for each in self._visitors):
             info = await self._pages.info(link)
-            for visitor in list(self._visitors):
-                self._vouch(visitor, info)
+            strange = [each for each in list(self._visitors) if not self._vouch(each, info)]
+            await self._refuse(link, strange, info)
         older = [each for each in self._visitors if each.cursor.at < self._hub.history.floor]
         if not older:
             if self._visitors:
@@ -105,22 +105,28 @@ class Archive:
         else:
             await self._walk(link)
 
-    def _vouch(self, visitor: Visitor, info: Info | None) -> None:
-        """An id that memory doesn't know: another replica may have read further, or it was deleted by hand."""
+    def _vouch(self, visitor: Visitor, info: Info | None) -> bool:
+        """An id that memory doesn't know: another replica may have read further, or it was deleted by hand. False where
+        neither can be.
+        """
         history, id = self._hub.history, visitor.cursor.at
         if id < history.floor or visitor not in self._visitors:
-            return
-        if history.knows(id):
+            return True
+        if history.knows(id) or (info is not None and id <= history.newest and id <= (info.deleted or ZERO)):
             visitor.found()
-        elif info is None or id > info.newest:
-            visitor.refuse("unknown", None)
-        elif info.first is not None and id < info.first:
+        elif info is not None and info.first is not None and id < info.first:
             visitor.refuse("trimmed", info.first)
-        elif id <= history.newest:
-            if info.deleted is not None and id <= info.deleted:
-                visitor.found()
-            else:
-                visitor.refuse("unknown", None)
+        else:
+            return info is not None and history.newest < id <= info.newest
+        return True
+
+    async def _refuse(self, link: Link, strange: Sequence[Visitor], info: Info | None) -> None:
+        """Refuses those whose id this stream never had; unless this is the stream of a master that is one no more."""
+        if strange and await self._source.has_moved(link):
+            raise Moved("the node is no longer the master")
+        for visitor in strange:
+            if visitor in self._visitors:
+                visitor.refuse("unknown", info and info.first)
 
     async def _page(self, link: Link, visitor: Visitor) -> None:
         """One page after the cursor of `visitor`, whose verdicts are remembered."""
@@ -133,7 +139,7 @@ class Archive:
             for id, (_, fields) in zip(ids, entries, strict=True)
             if id > start and (event := _recalled(id, fields, history)) is not None
         ]
-        self._give(events, start, ids, info)
+        await self._refuse(link, self._give(events, start, ids, info), info)
 
     async def _walk(self, link: Link) -> None:
         """Pages from the stream's start, shaped anew, up to where verdicts are remembered: for cursors before that."""
@@ -148,7 +154,7 @@ class Archive:
                 event = _shaped(id, fields, tracks, whole=whole, throttle=history.throttle)
                 if event is not None:
                     events.append(event)
-            self._give(events, start, [start, *ids], page.info)
+            await self._refuse(link, self._give(events, start, [start, *ids], page.info), page.info)
             start = page.place.id
             if not ids or not any(start <= each.cursor.at < history.verdicts.floor for each in self._visitors):
                 return
@@ -156,10 +162,14 @@ class Archive:
             if page.fate is not Fate.WHOLE:
                 return
 
-    def _give(self, events: Sequence[Event], start: EntryId, ids: Sequence[EntryId], info: Info | None) -> None:
+    def _give(
+        self, events: Sequence[Event], start: EntryId, ids: Sequence[EntryId], info: Info | None
+    ) -> list[Visitor]:
         """Hands the events of a page that begins after `start` to every visitor whose cursor is in it; `ids` are those
         of its entries. At Redis's end memory goes on: from its floor, should that be later than all that Redis holds.
+        Returns those whose id is none of this stream.
         """
+        strange = []
         last = ids[-1] if ids and ids[-1] > start else max(start, self._hub.history.floor)
         oldest = last if info is None or info.first is None else info.first
         for visitor, vouched in list(self._visitors.items()):
@@ -171,10 +181,11 @@ class Archive:
                 visitor.refuse("trimmed", info and info.first)
             elif start <= at < last:
                 if at and not vouched and at not in ids and (info.deleted is None or at > info.deleted):
-                    visitor.refuse("unknown", info.first)
+                    strange.append(visitor)
                 else:
                     self._visitors[visitor] = True
                     visitor.bring([event for event in events if event.id > at and event in visitor.scope], last)
+        return strange
 
 
 def _decoded(id: EntryId, fields: Sequence[bytes]) -> Event | None:

@@ -33,12 +33,7 @@ class Connection(asyncio.Protocol):
     )  # fmt: skip
 
     def __init__(
-        self,
-        terms: Terms,
-        scope: Scope,
-        sees: Sees | None,
-        wish: Wish,
-        on_close: Callable[[str], None],
+        self, terms: Terms, scope: Scope, sees: Sees | None, wish: Wish, on_close: Callable[[str], None]
     ) -> None:
         self.scope = scope
         self.shares = wish.chunked and scope.single and sees is None
@@ -129,15 +124,16 @@ class Connection(asyncio.Protocol):
         self._settle()
         cursor, old = self.cursor, self.cursor.history
         until = old.newest if self._state is State.LIVE else cursor.at
-        lost = cursor.differs(history, agreed, until)
+        # A place that the old history didn't know is of another, perhaps of this one.
+        lost = until <= old.newest and cursor.differs(history, agreed, until)
         if self._state is not State.STUCK:
             self._stop(State.READING)
         cursor.history, cursor.advised = history, 0
         if lost:
             self._gap(cursor.place, "reset", ZERO, history.oldest())
-        else:
-            cursor.at = min(until, history.newest)
-            self._unconfirmed = True
+        elif until <= old.newest:
+            cursor.at, self._unconfirmed = min(until, history.newest), True
+        self._vouch()
         self.pump()
 
     def missed(self, floor: EntryId) -> None:
@@ -164,8 +160,8 @@ class Connection(asyncio.Protocol):
 
     def refuse(self, reason: str, oldest: EntryId | None) -> None:
         """The stream can't go on from the cursor; `oldest` is the oldest entry that Redis holds, if that is older."""
-        place, held = self.cursor.place, self.cursor.history.oldest()
-        known = [id for id in (oldest, held) if id is not None]
+        place = self.cursor.place
+        known = [id for id in (oldest, self.cursor.history.oldest()) if id is not None]
         if self._state is not State.STUCK:
             self._stop(State.READING)
         self._gap(place, reason, place, min(known, default=None))
@@ -205,8 +201,7 @@ class Connection(asyncio.Protocol):
         self._wire.abort()
 
     def _open(self) -> None:
-        wish, cursor = self._wish, self.cursor
-        history = cursor.history
+        wish, cursor, history = self._wish, self.cursor, self.cursor.history
         if wish.last_event_id is None:
             cursor.snapshot(ended=wish.ended)
             return
@@ -218,15 +213,20 @@ class Connection(asyncio.Protocol):
             self._gap(wish.last_event_id, "unknown", ZERO, history.oldest())
         else:
             cursor.replay(id)
-            if id >= history.floor and not history.knows(id) and self._state is State.READING:
-                self._state = State.AWAY
-                self._terms.archive.visit(self)
+            self._vouch()
+
+    def _vouch(self) -> None:
+        """Has Redis asked for a place that memory should know, and doesn't."""
+        cursor, history = self.cursor, self.cursor.history
+        if self._state is State.READING and cursor.at >= history.floor and not history.knows(cursor.at):
+            self._state = State.AWAY
+            self._terms.archive.visit(self)
 
     def _gap(self, place: EntryId | str, reason: str, after: EntryId, oldest: EntryId | None) -> None:
         """Tells that the stream can't go on from `place`, and begins it anew, with what ended later than `after`."""
         self._terms.hub.metrics.gaps[reason] += 1
-        said = place[: schema.ID_MAX_LENGTH] if isinstance(place, str) else format_id(place)
-        last = said.encode("utf-8", "replace").decode()
+        said = place if isinstance(place, str) else format_id(place)
+        last = said[: schema.ID_MAX_LENGTH].encode("utf-8", "replace").decode()
         oldest_id = None if oldest is None else format_id(oldest)
         self._wire.write(frame.advice("replay_gap", lastEventId=last, oldestId=oldest_id, reason=reason))
         self._unconfirmed = False

@@ -18,7 +18,7 @@ from gateway.logs import Limited
 from gateway.metrics import Metrics, type_label
 from gateway.pages import Entry, Fate, Info, Page, Pages, Place, entry_id
 from gateway.shaping import STALE, THROTTLED
-from gateway.source import UNAVAILABLE, Link, Source
+from gateway.source import UNAVAILABLE, Link, Moved, Source
 
 BLOCK_MS: Final = 1000
 """How long the doorbell waits; also how soon a reset of an idle stream is noticed."""
@@ -103,6 +103,11 @@ class Reader:
                 await link.close()
                 return
 
+    async def _be_sure(self, link: Link) -> None:
+        """Before anybody is told of a loss: a master that is one no more is emptied when it follows the new one."""
+        if await self._source.has_moved(link):
+            raise Moved("the node is no longer the master")
+
     async def _load(self, link: Link) -> None:
         """Reads the whole stream from its start into a new history; the old one serves until that is whole."""
         history = self._hub.history.fresh()
@@ -121,6 +126,7 @@ class Reader:
                 history.cut(_floor(page))
         self._place = place if page.info is not None else Place(added=0)
         history.deleted = page.info and page.info.deleted
+        await self._be_sure(link)
         await self._hub.replace(history)
         self._at_end = time.monotonic()
         _log.info("history loaded", extra={"stream": self._pages.stream, "events": len(history)})
@@ -130,6 +136,8 @@ class Reader:
     async def _follow(self, link: Link) -> None:
         """One page, and the wait for the next."""
         page = await self._pages.read(link, self._place, look=self._quiet)
+        if page.fate is not Fate.WHOLE:
+            await self._be_sure(link)
         if page.fate is Fate.RESET:
             self._stale = True
             message = "the stream was emptied, replaced or went backwards: reading it anew, and telling who lost by it"

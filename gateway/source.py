@@ -36,6 +36,10 @@ class TooLarge(RedisError):
     """A reply is larger than was agreed; it was not read to its end."""
 
 
+class Moved(RedisError):
+    """The node that a link leads to is no longer the one to read."""
+
+
 class _Reads:
     """A stream that tells of every piece that is read of it."""
 

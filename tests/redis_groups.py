@@ -31,12 +31,20 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 @dataclass
 class Watched:
-    """A master, its replica, and the ports of three sentinels that watch them under the name `main`."""
+    """A master, its replicas, and the ports of three sentinels that watch them under the name `main`."""
 
     master: RedisServer
-    replica: RedisServer
+    replicas: list[RedisServer]
     ports: list[int]
     sentinels: list["subprocess.Popen[bytes]"]
+
+    @property
+    def replica(self) -> RedisServer:
+        return self.replicas[0]
+
+    @property
+    def nodes(self) -> list[RedisServer]:
+        return [self.master, *self.replicas]
 
     @property
     def url(self) -> str:
@@ -66,9 +74,9 @@ class Watched:
 
 
 @contextmanager
-def sentinel() -> Iterator[Watched]:
-    master = RedisServer().start()
-    replica = RedisServer("--replicaof", "127.0.0.1", str(master.port)).start()
+def sentinel(*options: str, replicas: int = 1) -> Iterator[Watched]:
+    master = RedisServer(*options).start()
+    followers = [RedisServer(*options, "--replicaof", "127.0.0.1", str(master.port)).start() for _ in range(replicas)]
     folder = Path(tempfile.mkdtemp(prefix="sse-sentinel-"))
     ports, processes = [free_port() for _ in range(3)], []
     for port in ports:
@@ -79,13 +87,13 @@ def sentinel() -> Iterator[Watched]:
         )
         processes.append(subprocess.Popen([binary(), str(conf), "--sentinel"], stdout=subprocess.DEVNULL))
     try:
-        yield Watched(master, replica, ports, processes)
+        yield Watched(master, followers, ports, processes)
     finally:
         for process in processes:
             process.kill()
             process.wait()
-        master.stop()
-        replica.stop()
+        for server in (master, *followers):
+            server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 
