@@ -95,7 +95,8 @@ class Archive:
         if any(each.cursor.at >= self._hub.history.floor for each in self._visitors):
             info = await self._pages.info(link)
             strange = [each for each in list(self._visitors) if not self._vouch(each, info)]
-            await self._refuse(link, strange, info)
+            # What Redis has and the history has not, the reader will find.
+            await self._refuse(link, [each for each in strange if not await self._has(link, each.cursor.at)], info)
         older = [each for each in self._visitors if each.cursor.at < self._hub.history.floor]
         if not older:
             if self._visitors:
@@ -119,6 +120,10 @@ class Archive:
         else:
             return info is not None and history.newest < id <= info.newest
         return True
+
+    async def _has(self, link: Link, id: EntryId) -> bool:
+        entries, _ = await self._pages.since(link, id)
+        return bool(entries) and entry_id(entries[0][0]) == id
 
     async def _refuse(self, link: Link, strange: Sequence[Visitor], info: Info | None) -> None:
         """Refuses those whose id this stream never had; unless this is the stream of a master that is one no more."""

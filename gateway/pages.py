@@ -181,7 +181,9 @@ def judge(place: Place, info: Info | None, read: int = 0) -> Fate:
         return Fate.TRIMMED if lost > 0 else Fate.WHOLE if lost == 0 else Fate.RESET
     if info.newest == place.id:
         return Fate.WHOLE
-    return Fate.TRIMMED if info.added is not None or not place.id else Fate.RESET
+    if info.added is not None:
+        return Fate.TRIMMED
+    return Fate.RESET if place.id else Fate.WHOLE
 
 
 def _after(place: Place, entries: Sequence[Entry], info: Info | None) -> Place:

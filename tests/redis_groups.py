@@ -87,6 +87,9 @@ def sentinel(*options: str, replicas: int = 1) -> Iterator[Watched]:
         )
         processes.append(subprocess.Popen([binary(), str(conf), "--sentinel"], stdout=subprocess.DEVNULL))
     try:
+        for port in ports:
+            with redis.Redis(port=port) as client:
+                wait_for(client.ping)
         yield Watched(master, followers, ports, processes)
     finally:
         for process in processes:
