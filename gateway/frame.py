@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 
 from gateway.event import EntryId, Event, format_id, timestamp
-from gateway.members import put
+from gateway.members import add, put
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -41,7 +41,7 @@ def seal(event: Event, percent: float | None = None) -> Event:
         raw = raw.translate(None, b"\r\n")
     if data.get("timestamp") is None:
         stamp = event.stamp or timestamp(event.id >> 64)
-        raw = put(raw, "timestamp", b'"%b"' % stamp.encode())
+        raw = (put if "timestamp" in data else add)(raw, "timestamp", b'"%b"' % stamp.encode())
     if percent is not None:
         raw = put(raw, "percent", orjson.dumps(percent))
     event.frame = chunk(b"id: %b\nevent: %b\ndata: %b\n\n" % (format_id(event.id).encode(), event.type.encode(), raw))

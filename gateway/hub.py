@@ -83,18 +83,22 @@ class Hub:
 
     def _fan_out(self, items: Sequence[Item], frames: Sequence[bytes], before: EntryId) -> None:
         groups: dict[Topic[Subscriber], tuple[list[Item], list[bytes]]] = {}
-        ended: set[Topic[Subscriber]] = set()
+        ended: set[Topic[Subscriber] | None] = set()
         topics = self._topics
+        operations, projects = topics.operations, topics.projects
         for item, made in zip(items, frames, strict=True):
             key = item.key
-            for topic in topics.of(key):
+            single = operations.get(key), operations.get(key[1])
+            for topic in (*single, projects.get(key[0])):
+                if topic is None:
+                    continue
                 if topic in groups:
                     groups[topic][0].append(item)
                     groups[topic][1].append(made)
                 else:
                     groups[topic] = [item], [made]
             if item.terminal:
-                ended.update(topics.of_operation(key))
+                ended.update(single)
         if topics.everything:
             groups[topics.everything] = list(items), list(frames)
         choosing: dict[Subscriber, None] = {}

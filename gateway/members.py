@@ -37,16 +37,15 @@ def members(text: bytes) -> dict[str, bytes]:
     return {name: text[start:end].strip() for name, start, end in spans(text)}
 
 
+def add(text: bytes, name: str, value: bytes) -> bytes:
+    """The object with one more member at its end; it must not be empty, nor have one of this name."""
+    end = text.rindex(b"}")
+    return b'%b,"%b":%b%b' % (text[:end].rstrip(), name.encode(), value, text[end:])
+
+
 def put(text: bytes, name: str, value: bytes) -> bytes:
-    """The object with the value of `name` replaced wherever it stands, or added at its end. It must not be empty."""
-    quoted = orjson.dumps(name)
-    if text.count(quoted) == 0 and b"\\" not in text:
-        found = []
-    else:
-        found = [(start, end) for each, start, end in spans(text) if each == name]
-    if not found:
-        end = text.rindex(b"}")
-        return b"%b,%b:%b%b" % (text[:end].rstrip(), quoted, value, text[end:])
+    """The object with the value of `name` replaced wherever it stands."""
+    found = [(start, end) for each, start, end in spans(text) if each == name]
     parts: list[bytes] = []
     at = 0
     for start, end in found:

@@ -104,6 +104,7 @@ DATA: Final[Mapping[str, Schema]] = {
 }
 TYPES: Final = tuple(DATA)
 
+_EXECUTION_ALONE: Final = _object("", **_EXECUTION)
 _PYTHON: Final[Mapping[str, tuple[type, ...]]] = {
     "string": (str,),
     "number": (int, float),
@@ -163,7 +164,7 @@ def violation(type: str, data: Mapping[str, Any]) -> str | None:
     for name, fits in members:
         if not fits(data.get(name)):
             return _object_violation(data, DATA[type])
-    return None
+    return None if _EXECUTION.keys().isdisjoint(data) else _object_violation(data, _EXECUTION_ALONE)
 
 
 def _object_violation(data: Mapping[str, Any], schema: Schema) -> str | None:
@@ -222,6 +223,10 @@ def _fits(rule: Schema, *, required: bool) -> Callable[[Any], bool]:
 
 
 _MEMBERS = {
-    type: tuple((name, _fits(rule, required=name in rules["required"])) for name, rule in rules["properties"].items())
+    type: tuple(
+        (name, _fits(rule, required=name in rules["required"]))
+        for name, rule in rules["properties"].items()
+        if name not in _EXECUTION
+    )
     for type, rules in DATA.items()
 }

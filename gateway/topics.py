@@ -43,27 +43,17 @@ class Topic(Generic[S]):
 
 
 class Topics(Generic[S]):
-    """Every topic that somebody is live in: operations by bare id and by pair, projects, and everything."""
+    """Every topic that somebody is live in. An event belongs to that of its pair, of its bare operation id, of its
+    project, and to everything.
+    """
 
     def __init__(self) -> None:
-        self._operations: dict[str | Key, Topic[S]] = {}
-        self._projects: dict[str | Key, Topic[S]] = {}
+        self.operations: dict[str | Key, Topic[S]] = {}
+        self.projects: dict[str | Key, Topic[S]] = {}
         self.everything: Topic[S] = Topic()
 
     def __bool__(self) -> bool:
-        return bool(self._operations or self._projects or self.everything)
-
-    def of(self, key: Key) -> Iterator[Topic[S]]:
-        """Those that an event of this operation belongs to, beside everything."""
-        yield from self.of_operation(key)
-        if (topic := self._projects.get(key[0])) is not None:
-            yield topic
-
-    def of_operation(self, key: Key) -> Iterator[Topic[S]]:
-        """Those of this operation alone: by its pair, and by its bare id."""
-        for name in (key, key[1]):
-            if (topic := self._operations.get(name)) is not None:
-                yield topic
+        return bool(self.operations or self.projects or self.everything)
 
     def add(self, subscriber: S) -> Topic[S] | None:
         """Puts a subscriber into the topics of its scope. For one that shares, returns its topic."""
@@ -89,6 +79,6 @@ class Topics(Generic[S]):
         if not scope.size:
             yield None, ""
         for name in scope.named():
-            yield self._operations, name
+            yield self.operations, name
         for id in scope.projects:
-            yield self._projects, id
+            yield self.projects, id

