@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 
 from gateway.event import EntryId, Event, format_id, timestamp
-from gateway.members import add, put
+from gateway.members import add, members, put
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -55,9 +55,18 @@ def data(frame: bytes) -> bytes:
     return frame[start : frame.index(b"\n", start)]
 
 
-def advice(type: str, **members: object) -> bytes:
+def same(one: bytes, other: bytes) -> bool:
+    """Whether two events' frames were made of the same entry: a percent may have been raised in one of them."""
+    if one == other:
+        return True
+    if one[one.index(b"\r\n") : one.index(b"\ndata: ")] != other[other.index(b"\r\n") : other.index(b"\ndata: ")]:
+        return False
+    return members(data(one)) | {"percent": b""} == members(data(other)) | {"percent": b""}
+
+
+def advice(type: str, **told: object) -> bytes:
     """A frame without an id, which therefore leaves the browser's last event id where it is."""
-    return chunk(b"event: %b\ndata: %b\n\n" % (type.encode(), orjson.dumps(members)))
+    return chunk(b"event: %b\ndata: %b\n\n" % (type.encode(), orjson.dumps(told)))
 
 
 def heartbeat(id: EntryId | None, now: float, every: float, retry_ms: int | None = None) -> bytes:

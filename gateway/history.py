@@ -123,13 +123,28 @@ class History:
         return self._log.first().id if self._log else None
 
     def agrees(self, other: "History") -> EntryId | None:
-        """The id up to which both hold the same events, None where they have none in common."""
+        """The id up to which both were read from the same entries, None where they have none in common.
+
+        What became of an entry may differ: one of them has read more of what came before.
+        """
         last, start, everything = None, max(self.floor, other.floor), Scope("multi")
-        for mine, theirs in zip(self.after(start, everything), other.after(start, everything), strict=False):
-            if mine.id != theirs.id or mine.frame != theirs.frame:
+        mine, theirs = self.after(start, everything), other.after(start, everything)
+        one, two = next(mine, None), next(theirs, None)
+        while one is not None and two is not None:
+            if one.id == two.id and frame.same(one.frame, two.frame):
+                last, one, two = one.id, next(mine, None), next(theirs, None)
+            elif one.id < two.id and other.dropped(one.id):
+                one = next(mine, None)
+            elif two.id < one.id and self.dropped(two.id):
+                two = next(theirs, None)
+            else:
                 break
-            last = mine.id
         return last
+
+    def dropped(self, id: EntryId) -> bool:
+        """Whether this entry was read and is no event, or not one that is delivered."""
+        verdict = self.verdicts.get(id)
+        return verdict is not None and math.isnan(verdict)
 
     def knows(self, id: EntryId) -> bool:
         """Whether an id within what memory holds is that of an entry that was read."""

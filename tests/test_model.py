@@ -24,10 +24,11 @@ from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.reader import Reader
 from gateway.scope import Scope, Wish
+from gateway.shaping import STALE, Track, shape
 from gateway.source import Refused
 from gateway.terms import State, Terms
 from tests.eventsource import Message, Parser
-from tests.strategies import SCOPES, Entry, entries
+from tests.strategies import SCOPES, Entry, entries, fields
 
 KEPT = 12
 """Events in memory, as many as are published at once at most: few, so that cursors fall off its tail."""
@@ -211,6 +212,7 @@ class Machine(RuleBasedStateMachine):
             self.patches.enter_context(mock.patch(name, value))
         self.redis = Redis()
         self.read: list[Entry] = []  # what a gateway can have read of what is there now, in order
+        self.runs = 0
         self.unsure = False  # what a gateway has read can't be told from outside
         self.deleted: set[EntryId] = set()  # by hand: memory may have it still, nobody is owed it
         self.hubs: list[Hub] = []
@@ -278,6 +280,22 @@ class Machine(RuleBasedStateMachine):
         batch = self._ahead(drawn)
         self._do(self.redis.add, batch)
         self._owe(batch)
+
+    @rule(operation=st.integers(0, 2), project=st.integers(0, 1))
+    def supersede(self, operation: int, project: int) -> None:
+        """A worker loses its lock and goes on, another takes over, and an XADD whose reply was lost is sent again."""
+        self.runs += 2
+        old, new = f"r{self.runs}", f"r{self.runs + 1}"
+        told = [
+            fields(kind, f"o{operation}", f"p{project}", run=run, seq=seq, percent=5)
+            for kind, run, seq in (
+                ("started", old, 1), ("started", new, 1), ("completed", old, 2), ("progress", new, 2),
+                ("progress", new, 2), ("started", old, 1),
+            )
+        ]  # fmt: skip
+        batch = self._ahead([(EntryId((1_764_000_000_000 + at) << 64), each) for at, each in enumerate(told)])
+        self._do(self.redis.add, batch)
+        self._owe([batch[0], batch[1], batch[3]])
 
     @rule(target=clients, scope=SCOPES, where=st.integers(0, 60), how=st.sampled_from("id none earliest bad".split()),
           number=st.integers(0, 1))  # fmt: skip
@@ -395,7 +413,8 @@ class Machine(RuleBasedStateMachine):
         if redis.deleted > redis.newest:
             redis.deleted = ZERO
         self._do(redis.add, since)
-        moved = [decode(id, each) for id, each in (*gone, *since) if id <= before]
+        had = [entry for entry in self.read if entry in gone]
+        moved = [decode(id, each) for id, each in (*had, *since) if id <= before]
         in_memory = common[-1][0] > self.hubs[0].history.floor and common[-1][0] > self.hubs[1].history.floor
         for client in self.all:
             if not in_memory or (client.due is None and not client.gaps) or client.blurred:
@@ -404,8 +423,16 @@ class Machine(RuleBasedStateMachine):
                 self._gap(client, ZERO)
             else:
                 client.due = [id for id in client.due or [] if id not in [id for id, _ in gone]]
-        self.read, self.unsure = common, False  # what both have read anew
+        self.read, self.unsure = self._passed(common), False  # what both have read anew
         self._owe(since)
+
+    def _passed(self, stream: list[Entry]) -> list[Entry]:
+        """Without what is stale for who reads this and no more."""
+        tracks: dict[Any, Track] = {}
+        whole = len(stream) == self.redis.added
+        made = [decode(*entry) for entry in stream]
+        outcomes = [shape(tracks.setdefault(event.key, Track()), event, throttle=False, whole=whole) for event in made]
+        return [entry for entry, (outcome, _) in zip(stream, outcomes, strict=True) if outcome is not STALE]
 
     @rule()
     def empty(self) -> None:
@@ -453,8 +480,8 @@ class Machine(RuleBasedStateMachine):
         if client.stalled or client.blurred:
             return
         *before, run = self._runs(client)
-        if client.perhaps and len(before) == client.gaps + 1:
-            client.blurred = True
+        if (client.perhaps or client.ever_stalled) and len(before) > client.gaps:
+            client.blurred = True  # one that lagged may have been trimmed past
             return
         client.perhaps = False
         if not client.closed:

@@ -316,6 +316,34 @@ async def test_throttled_progress_counts_as_heard_while_ids_stand_still(start: S
 # Pages
 
 
+@pytest.mark.parametrize("most", ["64MiB", "96KiB", "512KiB"])
+async def test_a_page_from_redis_looks_as_it_did_however_few_verdicts_are_remembered(
+    own_redis: RedisServer, session: aiohttp.ClientSession, most: str
+) -> None:
+    """Where verdicts were forgotten, the stream is walked from its start and shaped anew."""
+    base, calm = int(time.time() * 1000) - 3_600_000, {"SSE_STALLED_AFTER": "0"}
+    async with working(own_redis.url) as worker:
+        pipeline = worker.redis.pipeline(transaction=False)
+        for number in range(6000):
+            kind = "started" if number % 300 < 3 else "progress"
+            entry = field(f"op-{number % 3}", kind=kind, percent=30 + number * 7 % 4 + number % 300 // 5)
+            pipeline.xadd(worker.key, entry, id=f"{base + number * 40}-0")
+        added = await pipeline.execute()
+        async with (
+            own(own_redis, session, **calm) as full,
+            own(own_redis, session, **calm, SSE_REPLAY_MAX_BYTES=most) as small,
+        ):
+            async with full.stream(ALL + "?lastEventId=earliest") as stream:
+                wanted = [(message.last_event_id, message.data) for message in await complete(stream)]
+            assert 500 < len(wanted) < 5900
+            verdicts = small.server.hub.history.verdicts
+            assert (verdicts.floor > EntryId(0)) == (most != "64MiB")
+            for cut in (0, 1, 299, 2000, 3001, 5000, 5998):
+                async with small.stream(ALL, last_event_id=added[cut]) as stream:
+                    seen = [(message.last_event_id, message.data) for message in await complete(stream)]
+                assert seen == [each for each in wanted if int(each[0][:-2]) > base + cut * 40], cut
+
+
 async def test_large_entries_over_a_slow_link_slow_it_and_never_stop_it(
     own_redis: RedisServer, session: aiohttp.ClientSession
 ) -> None:
