@@ -19,7 +19,7 @@ from aiohttp import web
 
 from gateway import frame, ui
 from gateway.answers import WHO, Answers, preflight
-from gateway.auth import EVERYTHING, Grant, InvalidToken, KeysUnavailable, Verifier, find_token
+from gateway.auth import EVERYTHING, Grant, InvalidToken, KeysUnavailable, Verifier, find_tokens
 from gateway.config import Config
 from gateway.connection import Connection
 from gateway.event import format_id, parse_id, valid_id
@@ -112,8 +112,7 @@ class Api:
         grant = await self._known(request)
         shown = self._shown(_operation_scope(request), grant)
         operation = max(shown, key=attrgetter("newest"), default=None)
-        state = None if operation is None else _state_of(operation)
-        if state is None:
+        if operation is None or (state := _state_of(operation)) is None:
             raise Problem(404, "nothing is known of this operation: it has not begun, or is long over")
         return _json(state)
 
@@ -122,8 +121,7 @@ class Api:
         id, ended = _path_id(request, "projectId"), _ended(request, 20)
         self._check(Scope("project", projects=frozenset((id,))), grant)
         history = self._terms.hub.history
-        newest, project = history.newest, history.operations.project(id)
-        found: list[Operation] = []
+        newest, project, found = history.newest, history.operations.project(id), list[Operation]()
         if project is not None:
             found = nlargest(LISTED, project.running.values(), key=attrgetter("newest"))
             found += islice(reversed(project.ended.values()), ended)
@@ -153,16 +151,19 @@ class Api:
     async def _grant(self, request: web.Request) -> Grant:
         if self._verifier is None:
             return EVERYTHING
-        token = find_token(request.headers, request.cookies, request.query, self._config.cookie)
-        if token is None:
+        tokens = find_tokens(request.headers, request.query, self._config.cookie)
+        if not tokens:
             where = f"Authorization: Bearer, the cookie {self._config.cookie} or the query parameter access_token"
             raise Problem(401, f"a token is needed, as {where}", WWW_Authenticate="Bearer")
-        try:
-            return await self._verifier.verify(token)
-        except KeysUnavailable:
-            raise self._unavailable("the keys to verify tokens can't be fetched") from None
-        except InvalidToken as error:
-            raise Problem(401, str(error), WWW_Authenticate='Bearer error="invalid_token"') from None
+        refusals: list[Problem] = []
+        for token in tokens:  # the first that holds counts: a stale cookie is no reason to refuse a good parameter
+            try:
+                return await self._verifier.verify(token)
+            except KeysUnavailable:
+                refusals.insert(0, self._unavailable("the keys to verify tokens can't be fetched"))
+            except InvalidToken as error:
+                refusals.append(Problem(401, str(error), WWW_Authenticate='Bearer error="invalid_token"'))
+        raise refusals[0]
 
     def _check(self, scope: Scope, grant: Grant) -> None:
         """Raises a Problem where the grant can't show what the scope names. What is known of it makes no difference."""
@@ -237,13 +238,14 @@ class Api:
     def _expires(self, grant: Grant) -> float | None:
         now, ends = time.monotonic(), []
         if grant.expires is not None:
-            ends.append(now + grant.expires - time.time())
+            left = grant.expires - time.time()
+            ends.append(now + (left if left > 0 else left + self._config.jwt_leeway))
         if self._config.max_connection_age:
             ends.append(now + self._config.max_connection_age * random.uniform(0.9, 1.1))
         return min(ends, default=None)
 
     def _address(self, request: web.Request) -> str:
-        forwarded = request.headers.getall("X-Forwarded-For", [])
+        forwarded = {name: request.headers.getall(name, []) for name in ("X-Forwarded-For", "Forwarded")}
         return client_address(request.remote or "", forwarded, self._config.trusted_proxies)
 
 

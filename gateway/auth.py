@@ -101,14 +101,15 @@ class Grant:
 EVERYTHING: Final = Grant(None, None)
 
 
-def find_token(
-    headers: Mapping[str, str], cookies: Mapping[str, str], query: Mapping[str, str], cookie: str
-) -> str | None:
-    """The token of a request: `Authorization: Bearer`, then the cookie, then the query parameter `access_token`."""
-    scheme, _, token = headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
-        return token.strip()
-    return cookies.get(cookie, "").strip() or query.get("access_token", "").strip() or None
+def find_tokens(headers: Mapping[str, str], query: Mapping[str, str], cookie: str) -> list[str]:
+    """The tokens of a request, in the order in which they count: `Authorization: Bearer`, the cookie, then the query
+    parameter `access_token`. Of two cookies of one name the first is the more specific (RFC 6265 section 5.4).
+    """
+    scheme, _, bearer = headers.get("Authorization", "").partition(" ")
+    cookies = (pair.strip().partition("=") for pair in headers.get("Cookie", "").split(";"))
+    named = (value.strip().strip('"') for name, _, value in cookies if name.strip() == cookie)
+    found = (bearer if scheme.lower() == "bearer" else "", next(named, ""), query.get("access_token", ""))
+    return [token.strip() for token in found if token.strip()]
 
 
 class Verifier:
@@ -116,6 +117,7 @@ class Verifier:
 
     def __init__(self, config: Config) -> None:
         self._issuer = config.jwt_issuer or None
+        self._leeway = config.jwt_leeway
         self._audience = config.jwt_audience or None
         self._jwks = KeySet(config.jwks_url) if config.jwks_url else None
         self._cache: dict[str, Grant] = {}
@@ -141,7 +143,7 @@ class Verifier:
             if len(self._cache) >= CACHE:
                 del self._cache[next(iter(self._cache))]
             self._cache[token] = grant
-        elif grant.expires is not None and grant.expires <= time.time():
+        elif grant.expires is not None and grant.expires + self._leeway <= time.time():
             del self._cache[token]
             raise InvalidToken("the token has expired")
         return grant
@@ -161,8 +163,10 @@ class Verifier:
                 algorithms=self._algorithms,
                 issuer=self._issuer,
                 audience=self._audience,
-                options={"require": ["exp"], "verify_aud": self._audience is not None, "verify_iat": False},
+                leeway=self._leeway,
+                options={"require": ["exp"], "verify_aud": self._audience is not None},
             )
+            expires = float(claims["exp"])
         except jwt.ExpiredSignatureError:
             raise InvalidToken("the token has expired") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
@@ -176,7 +180,7 @@ class Verifier:
             _ids(bare, "operations"),
             frozenset((project, operation) for project, operation in pairs),
             subject,
-            float(claims["exp"]),
+            expires,
         )
 
 

@@ -43,8 +43,7 @@ def size(text: str) -> int:
 
 
 def _positive(text: str) -> float:
-    value = duration(text)
-    if value <= 0:
+    if (value := duration(text)) <= 0:
         raise ValueError
     return value
 
@@ -56,8 +55,7 @@ def _count(text: str) -> int:
 
 
 def _counted(text: str) -> int:
-    value = _count(text)
-    if value == 0:
+    if (value := _count(text)) == 0:
         raise ValueError
     return value
 
@@ -150,7 +148,6 @@ class Variable(NamedTuple):
 
 _A_DURATION: Final = "a duration such as 500ms, 15s, 2m, 24h"
 _A_DURATION_OR_0: Final = _A_DURATION + ", or 0"
-_A_COUNT: Final = "a whole number"
 
 VARIABLES: Final[Mapping[str, Variable]] = {
     "SSE_REDIS_URL": Variable(
@@ -159,9 +156,7 @@ VARIABLES: Final[Mapping[str, Variable]] = {
         "redis://, rediss://, unix://, redis+sentinel://h1:26379,h2:26379/MASTER/0 or redis+cluster://h1:6379,h2:6379",
         "where the stream is",
     ),
-    "SSE_REDIS_PASSWORD_FILE": Variable(
-        "", _kept_file, "a readable file", "the password, read at every connect, in place of the URL's"
-    ),
+    "SSE_REDIS_PASSWORD_FILE": Variable("", _kept_file, "a readable file", "the password, read at every connect"),
     "SSE_STREAM": Variable("github:sync:events", _text, "a Redis key", "the stream's key"),
     "SSE_LISTEN": Variable("0.0.0.0:8080", _listen, "host:port", "the public address"),
     "SSE_ADMIN_LISTEN": Variable("0.0.0.0:8081", _listen, "host:port", "health and metrics, never through the ingress"),
@@ -171,6 +166,7 @@ VARIABLES: Final[Mapping[str, Variable]] = {
     "SSE_JWKS_URL": Variable(
         "", _http_url, "an http or https URL", "the JSON Web Key Set of the RS256, ES256, EdDSA keys"
     ),
+    "SSE_JWT_LEEWAY": Variable("30s", duration, _A_DURATION_OR_0, "how far clocks may be apart: of exp, nbf and iat"),
     "SSE_JWT_ISSUER": Variable("", str, "text", "the iss that a token must have"),
     "SSE_JWT_AUDIENCE": Variable("", str, "text", "the aud that a token must have"),
     "SSE_COOKIE": Variable("sse_token", _cookie, "a cookie name", "the cookie that may carry the token"),
@@ -186,7 +182,7 @@ VARIABLES: Final[Mapping[str, Variable]] = {
     ),
     "SSE_MAX_CONNECTIONS": Variable("20000", _counted, "a whole number above 0", "open streams in all"),
     "SSE_MAX_CONNECTIONS_PER_CLIENT": Variable(
-        "0", _count, _A_COUNT, "open streams of one client (token subject, else address); 0 = no limit"
+        "0", _count, "a whole number", "open streams of one client (token subject, else address); 0 = no limit"
     ),
     "SSE_MAX_CONNECTION_AGE": Variable(
         "0", duration, _A_DURATION_OR_0, "a stream is closed after this, ± 10 %; 0 = never"
@@ -195,7 +191,10 @@ VARIABLES: Final[Mapping[str, Variable]] = {
         "30s", _positive, _A_DURATION, "a client that takes nothing for this long is cut"
     ),
     "SSE_TRUSTED_PROXIES": Variable(
-        "", _networks, "CIDRs such as 10.0.0.0/8, comma-separated", "proxies whose X-Forwarded-For is believed"
+        "",
+        _networks,
+        "CIDRs such as 10.0.0.0/8, comma-separated",
+        "proxies whose X-Forwarded-For or Forwarded is believed",
     ),
     "SSE_DRAIN": Variable("20s", duration, _A_DURATION_OR_0, "open streams are closed over this long at SIGTERM"),
     "SSE_THROTTLE": Variable("on", _one_of("on", "off"), "on or off", "whether frequent progress is thinned out"),
@@ -223,6 +222,7 @@ class Config:
     jwt_secret: str
     jwt_public_key: str
     jwks_url: str
+    jwt_leeway: float
     jwt_issuer: str
     jwt_audience: str
     cookie: str

@@ -1,10 +1,16 @@
 """Admission: how many streams in all, how many of one client, and who a client is behind trusted proxies."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
+from typing import Final
 
 from gateway.config import Network
+
+# The elements of a Forwarded header: quoted strings may hold commas; and of each, what `for` says (RFC 7239, section 4).
+_HOPS: Final = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^",])+')
+_FOR: Final = re.compile(r'(?i)(?:.*;)?\s*for=("[^"]*"|[^;]*).*', re.DOTALL)
 
 
 class Limits:
@@ -36,20 +42,32 @@ class Limits:
                 del self._clients[client]
 
 
-def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
-    """The address of the client: `peer`, or where that is a trusted proxy, the last address of the X-Forwarded-For
-    header lines `forwarded` that no trusted proxy stands for. What is not an address ends the search.
+def client_address(peer: str, headers: Mapping[str, Sequence[str]], trusted: Sequence[Network]) -> str:
+    """The address of the client: `peer`, or where that is a trusted proxy, the last address that no trusted proxy
+    stands for, of the X-Forwarded-For header lines among `headers` (by name), or where there are none, of the Forwarded
+    ones (RFC 7239). What is not an address ends the search.
     """
+    lines = headers.get("X-Forwarded-For", ())
+    hops = [hop.strip() for line in lines for hop in line.split(",")]
+    if not lines:
+        hops = [_FOR.sub(r"\1", hop) for line in headers.get("Forwarded", ()) for hop in _HOPS.findall(line)]
     address = peer
-    hops = [hop.strip() for line in forwarded for hop in line.split(",")]
     while hops and _is_trusted(address, trusted):
-        hop = hops.pop()
+        hop = _bare(hops.pop())
         try:
             ip_address(hop)
         except ValueError:
             break
         address = hop
     return address
+
+
+def _bare(hop: str) -> str:
+    """Without the quotes, the brackets and the port that proxies write around an address."""
+    hop = hop.strip().strip('"')
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop
 
 
 def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:

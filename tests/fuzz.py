@@ -12,7 +12,7 @@ import orjson
 
 with atheris.instrument_imports(include=["gateway"]):
     from gateway import frame, members, shaping, trace
-    from gateway.auth import InvalidToken, Verifier, find_token
+    from gateway.auth import InvalidToken, Verifier, find_tokens
     from gateway.config import Config, ConfigError
     from gateway.event import Rejected, decode, format_id, parse_id, valid_id
     from gateway.limits import client_address
@@ -51,7 +51,9 @@ def identifier(data: atheris.FuzzedDataProvider) -> None:
     valid_id(text)
     trace.identify({"X-Request-ID": text, "traceparent": text})
     client_address(
-        "10.0.0.1", [text], Config.load({"SSE_AUTH": "none", "SSE_TRUSTED_PROXIES": "10.0.0.0/8"}).trusted_proxies
+        "10.0.0.1",
+        {"X-Forwarded-For": [text]},
+        Config.load({"SSE_AUTH": "none", "SSE_TRUSTED_PROXIES": "10.0.0.0/8"}).trusted_proxies,
     )
 
 
@@ -76,12 +78,11 @@ def settings(data: atheris.FuzzedDataProvider) -> None:
 def token(data: atheris.FuzzedDataProvider) -> None:
     """No bytes are a token."""
     text = data.ConsumeUnicode(256)
-    found = find_token({"Authorization": text}, {}, {"access_token": text}, "sse_token")
-    if found is not None:
+    for found in find_tokens({"Authorization": text, "Cookie": text}, {"access_token": text}, "sse_token"):
         try:
             LOOP.run_until_complete(VERIFIER.verify(found))
         except InvalidToken:
-            return
+            continue
         raise AssertionError(found)
 
 

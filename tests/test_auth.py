@@ -48,7 +48,7 @@ async def test_a_token_comes_as_bearer_then_cookie_then_query(guarded: Gateway) 
     assert await status(guarded, Authorization=f"Bearer {good}") == 404
     assert await status(guarded, Cookie=f"sse_token={good}") == 404
     assert await status(guarded, f"/api/operations/nobody?access_token={good}") == 404
-    assert await status(guarded, f"/api/operations/nobody?access_token={good}", Cookie=f"sse_token={bad}") == 401
+    assert await status(guarded, f"/api/operations/nobody?access_token={good}", Cookie=f"sse_token={bad}") == 404
     assert await status(guarded, Authorization=f"Bearer {bad}", Cookie=f"sse_token={good}") == 401
     assert await status(guarded, Authorization="Basic dXNlcjpwYXNz", Cookie=f"sse_token={good}") == 404
 
@@ -68,7 +68,9 @@ async def test_401_tells_how(guarded: Gateway) -> None:
     "bad",
     [
         token(exp=None),
-        token(exp=time.time() - 1),
+        token(exp=time.time() - 40),
+        token(exp=int("9" * 400)),
+        token(iat=time.time() + 60),
         token(exp="soon"),
         token(nbf=time.time() + 60),
         token(projects="p-1"),
@@ -259,7 +261,33 @@ async def test_a_stream_ends_when_its_token_expires(guarded: Gateway) -> None:
     async with guarded.stream("/api/projects/p-1/stream", headers=bearer) as stream:
         assert await stream.rest() == []
     assert await guarded.metric("connections_closed_total", reason="expired") == 1
-    assert (await guarded.get("/api/projects/p-1/stream", **bearer)).status == 401
+
+
+async def test_clocks_may_be_apart_by_the_leeway(start: Start) -> None:
+    gateway = await start(SSE_AUTH="jwt", SSE_JWT_SECRET=SECRET, SSE_JWT_LEEWAY="1500ms")
+    now = time.time()
+    for good in ({"nbf": now + 1}, {"iat": now + 1}):
+        assert await status(gateway, Authorization=f"Bearer {token(**good)}") == 404
+    for bad in ({"nbf": now + 9}, {"iat": now + 9}, {"exp": now - 3}):
+        assert await status(gateway, Authorization=f"Bearer {token(**bad)}") == 401
+    late = {"Authorization": f"Bearer {token(exp=time.time() - 0.5)}"}
+    async with gateway.stream("/api/projects/p-1/stream", headers=late) as stream:
+        assert await stream.rest() == []  # at the leeway's end
+    assert (await gateway.get("/api/projects/p-1/stream", **late)).status == 401
+
+
+async def test_the_first_token_that_holds_counts(guarded: Gateway) -> None:
+    good, stale = token(), token(exp=time.time() - 99)
+    path = "/api/operations/nobody"
+    for headers, query, wanted in (
+        ({"Cookie": f"sse_token={stale}"}, good, 404),
+        ({"Authorization": f"Bearer {stale}", "Cookie": f"a=b; sse_token={good}"}, "", 404),
+        ({"Cookie": f"sse_token={good}; sse_token={stale}"}, "", 404),
+        ({"Cookie": f"sse_token={stale}; sse_token={good}"}, "", 401),  # of two the first, and it is stale
+        ({"Cookie": f"sse_token={stale}"}, stale, 401),
+    ):
+        response = await guarded.get(path + (f"?access_token={query}" if query else ""), **headers)
+        assert response.status == wanted, (headers, query)
 
 
 async def test_a_client_is_its_token_subject_before_its_address(start: Start) -> None:
