@@ -8,7 +8,7 @@ from typing import Final
 
 from gateway.config import Network
 
-# The elements of a Forwarded header: quoted strings may hold commas; and of each, what `for` says (RFC 7239, section 4).
+# The elements of a Forwarded header, whose quoted words may hold commas; and of each, what `for` says (RFC 7239).
 _HOPS: Final = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^",])+')
 _FOR: Final = re.compile(r'(?i)(?:.*;)?\s*for=("[^"]*"|[^;]*).*', re.DOTALL)
 
