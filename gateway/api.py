@@ -127,7 +127,7 @@ class Api:
             found += islice(reversed(project.ended.values()), ended)
         states = []
         for number, operation in enumerate(found, 1):
-            if (state := _state_of(operation)) is not None:
+            if history.operations.get(operation.key) is operation and (state := _state_of(operation)) is not None:
                 states.append(state)
             if number % PER_TURN == 0:
                 await asyncio.sleep(0)

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 import random
+import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -17,8 +18,8 @@ from gateway.event import ZERO, EntryId, Event, Key, Rejected, decode
 from gateway.history import History
 from gateway.hub import Hub
 from gateway.logs import Limited
-from gateway.pages import Fate, Info, Pages, Place, entry_id
-from gateway.reader import BACKOFF
+from gateway.pages import Entry, Fate, Info, Pages, Place, entry_id
+from gateway.reader import BACKOFF, WATCH
 from gateway.scope import Scope
 from gateway.shaping import STALE, THROTTLED, Track, shape
 from gateway.source import UNAVAILABLE, Link, Moved, Source
@@ -78,7 +79,12 @@ class Archive:
             try:
                 link = await self._source.connect()
                 try:
+                    checked = time.monotonic()
                     while self._visitors:
+                        if time.monotonic() > checked + WATCH:
+                            checked = time.monotonic()
+                            if await self._source.has_moved(link):
+                                raise Moved("the node is no longer the master")
                         await self._serve(link)
                         delay = BACKOFF[0]
                 finally:
@@ -138,6 +144,7 @@ class Archive:
         start, history = visitor.cursor.at, self._hub.history
         self._visitors[visitor] = self._visitors.pop(visitor)  # the last of those who wait
         entries, info = await self._pages.since(link, start)
+        entries = self._read(entries)
         ids = [entry_id(raw) for raw, _ in entries]
         events = [
             event
@@ -153,9 +160,10 @@ class Archive:
         page = await self._pages.read(link, Place(), look=True)
         whole = page.info is not None and page.info.whole
         while True:
-            ids = [entry_id(raw) for raw, _ in page.entries]
+            entries = self._read(page.entries)
+            ids = [entry_id(raw) for raw, _ in entries]
             events = []
-            for id, (_, fields) in zip(ids, page.entries, strict=True):
+            for id, (_, fields) in zip(ids, entries, strict=True):
                 event = _shaped(id, fields, tracks, whole=whole, throttle=history.throttle)
                 if event is not None:
                     events.append(event)
@@ -166,6 +174,11 @@ class Archive:
             page = await self._pages.read(link, page.place, look=True)
             if page.fate is not Fate.WHOLE:
                 return
+
+    def _read(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Without those that the reader has not come to: they are its own to shape and to hand out."""
+        newest = self._hub.history.newest
+        return [entry for entry in entries if entry_id(entry[0]) <= newest]
 
     def _give(
         self, events: Sequence[Event], start: EntryId, ids: Sequence[EntryId], info: Info | None

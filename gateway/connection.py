@@ -50,8 +50,7 @@ class Connection(asyncio.Protocol):
         self.send: Callable[[bytes], int] = bytes.__len__  # until connection_made
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        now = time.monotonic()
-        terms = self._terms
+        now, terms = time.monotonic(), self._terms
         self._wire = Wire(cast("asyncio.Transport", transport), chunked=self._wish.chunked)
         self.send = self._wire.send
         terms.hub.join(self, self._earlier(now + terms.heartbeat))
@@ -65,9 +64,8 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         now = time.monotonic()
         self._wire.waiting_since(now)
-        if self._state is State.LIVE:
-            self._rest()
-            self.cursor.lagging = True
+        self.cursor.lagging = self.cursor.lagging or self._state is State.LIVE
+        self._rest()
         if self._state is not State.OVER:
             self._terms.archive.leave(self)
             self._state = State.STUCK
@@ -77,6 +75,8 @@ class Connection(asyncio.Protocol):
         self._wire.waiting_since(time.monotonic())
         if self._state is State.STUCK:
             self._state = State.READING
+            if self._unconfirmed:
+                self._vouch()
             self.pump()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -89,20 +89,24 @@ class Connection(asyncio.Protocol):
     def unsent(self, items: Sequence[Item], frames: Sequence[bytes], taken: int | OSError) -> None:
         if isinstance(taken, OSError):
             self.abort(close_reason(taken))
-        else:
-            handed = self._wire.rest(frames, taken)
-            if handed < len(items):
-                self.cursor.gave(items[handed - 1])
+        elif (handed := self._wire.rest(frames, taken)) < len(items):
+            self._rest()  # it may have room again by now, and nothing waits: it is behind all the same
+            self.cursor.gave(items[handed - 1])
+            asyncio.get_running_loop().call_soon(self.pump)
 
-    def wake(self, since: EntryId) -> None:
+    def wake(self, since: EntryId, later: float) -> None:
         self._settle()
         self.cursor.at = max(self.cursor.at, since)  # a quiet scope's own place may have aged out of the log
-        self.pump()
+        if later:
+            self._rest()
+            asyncio.get_running_loop().call_later(later, self.pump)
+        else:
+            self.pump()
 
     def pump(self) -> None:
         """Writes what is after the cursor, a slice a turn, until the client lags or nothing is left: then is live."""
-        cursor = self.cursor
-        if self._state not in (State.READING, State.LIVE):
+        cursor, reads = self.cursor, (State.READING, State.LIVE)
+        if self._state not in reads:
             return
         if not cursor.covered():
             self._stop(State.AWAY)
@@ -110,7 +114,7 @@ class Connection(asyncio.Protocol):
             return
         if cursor.behind():
             self._put(cursor.take())
-            if self._state not in (State.READING, State.LIVE):
+            if self._state not in reads:
                 return
             if cursor.behind():
                 self._rest()
@@ -142,7 +146,6 @@ class Connection(asyncio.Protocol):
             self.refuse("trimmed", None)
 
     def bring(self, events: Sequence[Event], upto: EntryId) -> None:
-        """Events out of Redis, which follow the cursor; there is none in scope after them up to `upto`."""
         cursor = self.cursor
         while events:
             self._put(cursor.accept(events))
@@ -154,12 +157,10 @@ class Connection(asyncio.Protocol):
             self.found()
 
     def found(self) -> None:
-        """Memory goes on from the cursor."""
         self._stop(State.READING)
         self.pump()
 
     def refuse(self, reason: str, oldest: EntryId | None) -> None:
-        """The stream can't go on from the cursor; `oldest` is the oldest entry that Redis holds, if that is older."""
         place = self.cursor.place
         known = [id for id in (oldest, self.cursor.history.oldest()) if id is not None]
         if self._state is not State.STUCK:
@@ -187,10 +188,9 @@ class Connection(asyncio.Protocol):
         if self._state is State.OVER:
             return
         self._settle()
-        cursor = self.cursor
-        reading = self._state is State.READING and cursor.covered() and not cursor.behind()
+        reading = self._state is State.READING and self.cursor.covered() and not self.cursor.behind()
         if self._state is State.LIVE or reading:
-            cursor.catch_up()
+            self.cursor.catch_up()
         self._beat()
         self._reason = reason
         self._stop(State.OVER)
@@ -233,12 +233,13 @@ class Connection(asyncio.Protocol):
         self.cursor.snapshot(ended=self._wish.ended, after=after)
 
     def _put(self, taken: Slice) -> None:
-        cursor, hub = self.cursor, self._terms.hub
-        events, items = taken.events, taken.events or taken.advices
+        cursor, hub, events = self.cursor, self._terms.hub, taken.events
+        items = events or taken.advices
         hub.metrics.skipped += taken.skipped
         if items:
-            now = time.monotonic()
-            frames = [event.frame for event in events] or [stalled_advice(each, now) for each in taken.advices]
+            frames = [each.frame for each in events] or [
+                stalled_advice(each, time.monotonic()) for each in taken.advices
+            ]
             try:
                 handed = self._wire.put(frames)
             except OSError as error:
@@ -255,8 +256,7 @@ class Connection(asyncio.Protocol):
             self.close("terminal")
 
     def _beat(self) -> None:
-        terms = self._terms
-        self._wire.write(frame.heartbeat(self.cursor.told, time.time(), terms.heartbeat))
+        self._wire.write(frame.heartbeat(self.cursor.told, time.time(), self._terms.heartbeat))
 
     def _go_live(self) -> None:
         hub, cursor = self._terms.hub, self.cursor

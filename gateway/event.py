@@ -26,6 +26,7 @@ GREATEST: Final = EntryId((1 << 128) - 1)
 _SEQUENCE: Final = (1 << 64) - 1
 _ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})", re.ASCII)
 _TYPE = re.compile(schema.TYPE_PATTERN.encode())
+_STAMP = re.compile(rb"[0-9TWZtwz:.,+ -]+")  # none of it means anything to JSON
 _KNOWN: Final = {type.encode(): type for type in schema.TYPES}
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # Unicode category Cc; none of it is printable
 # A JSON escape: a whole surrogate pair, a lone surrogate (group 1), or any other.
@@ -147,9 +148,13 @@ def _mend(raw: bytes, error: Exception) -> tuple[bytes, Any]:
     """
     mended = _ESCAPE.sub(lambda escape: b"\\ufffd" if escape[1] else escape[0], raw)
     try:
-        return mended, json.loads(mended.decode(), parse_constant=_no_number, parse_int=float)
+        return mended, json.loads(mended.decode(), parse_constant=_no_number, parse_int=_number)
     except (ValueError, RecursionError):
         raise Rejected("json", f"data is not JSON: {error}") from None
+
+
+def _number(digits: str) -> float:
+    return int(digits) if len(digits) < 20 else float(digits)
 
 
 def _no_number(name: str) -> Any:
@@ -159,7 +164,10 @@ def _no_number(name: str) -> Any:
 def _is_utc(stamp: bytes) -> bool:
     # Without an offset it is taken for UTC, as the field is by definition.
     try:
-        return datetime.fromisoformat(stamp.decode("ascii")).utcoffset() in (None, timedelta(0))
+        return _STAMP.fullmatch(stamp) is not None and datetime.fromisoformat(stamp.decode("ascii")).utcoffset() in (
+            None,
+            timedelta(0),
+        )
     except ValueError:
         return False
 

@@ -43,7 +43,7 @@ def seal(event: Event, percent: float | None = None) -> Event:
         stamp = event.stamp or timestamp(event.id >> 64)
         raw = (put if "timestamp" in data else add)(raw, "timestamp", b'"%b"' % stamp.encode())
     if percent is not None:
-        raw = put(raw, "percent", orjson.dumps(percent))
+        raw = put(raw, "percent", orjson.dumps(int(percent) if percent == int(percent) else percent))
     event.frame = chunk(b"id: %b\nevent: %b\ndata: %b\n\n" % (format_id(event.id).encode(), event.type.encode(), raw))
     del event.data, event.raw, event.stamp
     return event

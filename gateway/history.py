@@ -20,6 +20,8 @@ from gateway.shaping import STALE, THROTTLED, shape
 
 EVENT: Final = 300
 """Bytes that an event costs beside its frame: the object, its id, its places in the indexes (tests/bench measures)."""
+TRIM: Final = 2000
+"""Events and operations let go in one turn at most."""
 AFTER_MOST: Final = 24 * 3600
 """Seconds that a `retryAfter` puts silence off at most."""
 
@@ -53,7 +55,7 @@ class History:
         self._log = Log()
         self._log_bytes = 0
         self._pinned = 0  # bytes of events that are out of the log but still in their operation's attempt
-        self._evicted = ZERO
+        self._evicted = self._forgotten = ZERO  # the last event, and the newest of an operation, that was let go
         self._quiet: tuple[dict[Operation, None], ...] = ({}, {})  # without events in the log: ended, not ended
 
     def fresh(self) -> "History":
@@ -84,7 +86,7 @@ class History:
         if "run" in event.data:
             operations.weigh(operation)
         if outcome is not STALE and (not operation.ended or event.type == schema.STARTED):
-            operations.silence.hear(operation, heard + _put_off(event), self.stalled_after)
+            operations.silence.hear(operation, _put_off(event, heard), self.stalled_after)
         if outcome is STALE or outcome is THROTTLED:
             self.verdicts.append(event.id)
             if not operation.events:
@@ -108,19 +110,20 @@ class History:
         whose id lies in the future makes nothing old.
         """
         horizon = min(self.newest >> 64, int(wall * 1000)) - self._max_age_ms
-        while self._trim_one(horizon):
-            pass
+        for _ in range(TRIM):
+            if not self._trim_one(horizon):
+                break
 
     def cut(self, floor: EntryId) -> None:
         """Entries up to `floor` are missing after the newest that was read: the log can't be resumed from before it."""
-        while self._log:
-            self._evict()
         self.whole = False
-        self.floor = self.newest = self._begun = self.verdicts.floor = floor
+        self.floor = self.newest = self._begun = self.verdicts.floor = floor  # `trim` drops what is older
+        self.operations.restart()
 
     def oldest(self) -> EntryId | None:
         """The id of the oldest event in the log."""
-        return self._log.first().id if self._log else None
+        first = next(self._log.follow(self.floor), None)
+        return None if first is None else first.id
 
     def agrees(self, other: "History") -> EntryId | None:
         """The id up to which both were read from the same entries, None where they have none in common.
@@ -154,8 +157,8 @@ class History:
         """Whether everything in scope that came after `cursor` is in the log."""
         if cursor >= self.floor:
             return True
-        if not scope.size or cursor < self._begun:
-            return False
+        if not scope.size or cursor < self._begun or (scope.operations and cursor < self._forgotten):
+            return False  # a bare id may be that of an operation that is forgotten
         newest = [operation.newest for name in scope.named() for operation in self.operations.called(name)]
         known = [self.operations.project(id) for id in scope.projects]
         return (
@@ -222,6 +225,7 @@ class History:
                 del quiet[operation]
                 for event in operation.attempt():
                     self._unpin(event)
+                self._forgotten = max(self._forgotten, operation.newest)
                 self.operations.forget(operation)
                 return True
         if len(self.verdicts) * Verdicts.BYTES > self._max_bytes // 8:
@@ -231,7 +235,12 @@ class History:
             self.floor = max(self.floor, self.verdicts.floor)
             return True
         log = self._log
-        if log and (total > self._max_bytes or len(log) > self._max_events or log.first().id >> 64 < horizon):
+        if log and (
+            total > self._max_bytes
+            or len(log) > self._max_events
+            or log.first().id >> 64 < horizon
+            or log.first().id <= self._begun
+        ):
             self._evict()
             return True
         return False
@@ -243,7 +252,8 @@ class History:
             log.drop_first()
         cost = len(event.frame) + EVENT
         self._log_bytes -= cost
-        self._evicted = self.floor = event.id
+        self._evicted = event.id
+        self.floor = max(self.floor, event.id)
         if event in (operation.started, operation.progress, operation.conflict, operation.outcome):
             self._pinned += cost
         else:
@@ -252,14 +262,16 @@ class History:
             self._quiet[not operation.ended][operation] = None
 
 
-def _put_off(event: Event) -> float:
-    """Seconds that the event itself announces silence for: it will be tried again after `retryAfter`."""
-    if event.type != schema.FAILED or event.terminal:
-        return 0.0
-    seconds = event.data.get("retryAfter")
+def _put_off(event: Event, heard: float) -> float:
+    """From when silence counts: from `heard`, or when the `retryAfter` is over that the event itself announces.
+
+    One of ten minutes or more in whole minutes, so that those times are few.
+    """
+    seconds = event.data.get("retryAfter") if event.type == schema.FAILED and not event.terminal else None
     if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
-        return 0.0
-    return min(float(seconds) if seconds < 600 else math.ceil(seconds / 60) * 60.0, AFTER_MOST)
+        return heard
+    until = heard + min(float(seconds), AFTER_MOST)
+    return until if seconds < 600 else math.ceil(until / 60) * 60.0
 
 
 def _distinct(events: Iterator[Event]) -> Iterator[Event]:

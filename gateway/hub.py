@@ -25,6 +25,10 @@ from gateway.topics import Live, Topic, Topics
 PER_TURN: Final = 500
 """Timers, resets or advice served in one turn, so that a crowd can't hold the loop."""
 
+WAKES: Final = 200
+WAIT: Final = 0.002
+"""Of those who choose for themselves, so many are woken at once, the next so many seconds later."""
+
 _log = logging.getLogger(__name__)
 Item = Event | Advice
 """What a subscriber is handed: a frame is made of it, and it moves the cursor."""
@@ -39,8 +43,10 @@ class Subscriber(Live, Protocol):
     def unsent(self, items: Sequence[Item], frames: Sequence[bytes], taken: int | OSError) -> None:
         """Its `send` took only so many bytes of `frames`, or failed: it sees to the rest."""
 
-    def wake(self, since: EntryId) -> None:
-        """There is something in scope after `since`: it reads that from the history and writes it."""
+    def wake(self, since: EntryId, later: float) -> None:
+        """There is something in scope after `since`: it reads that from the history and writes it, now or that many
+        seconds `later`.
+        """
 
     def timer(self, now: float) -> float:
         """Does what is due at `now` (seconds, time.monotonic); returns when it wants to be called next."""
@@ -109,8 +115,8 @@ class Hub:
             elif listened.sharing:
                 self._share(listened, *group, now)
             choosing |= listened.choosing
-        for subscriber in choosing:
-            self._guarded(subscriber, subscriber.wake, before)
+        for number, subscriber in enumerate(choosing):
+            self._guarded(subscriber, subscriber.wake, before, number // WAKES * WAIT)
 
     def _share(self, topic: Topic[Subscriber], items: Sequence[Item], frames: Sequence[bytes], now: float) -> None:
         joined = frames[0] if len(frames) == 1 else b"".join(frames)
@@ -196,6 +202,7 @@ class Hub:
                 self._timers[self._tick + 1] = bucket
                 break
             self._tick += 1
+        self.history.trim(time.time())  # what one turn left
         if self.history.stalled_after:
             advices = self.history.operations.silence.find(now, self.history.stalled_after, PER_TURN)
             if advices and self.subscribers:

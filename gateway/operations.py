@@ -132,6 +132,12 @@ class Operations:
         self.bytes += size - operation.size
         operation.size = size
 
+    def restart(self) -> None:
+        """Entries are missing: what shaping remembers of before them may be wrong."""
+        for operation in self._table.values():
+            operation.track = Track()
+            self.weigh(operation)
+
     def note(self, operation: Operation, event: Event) -> list[Event]:
         """Takes an event into the operation's attempt. Returns those that are in no attempt any more."""
         type, left = event.type, []

@@ -100,7 +100,7 @@ class Reader:
             await asyncio.sleep(WATCH * random.uniform(0.8, 1.2))
             if await self._source.has_moved(link):
                 _log.warning("the node is no longer the master, going to the one that is", extra={"node": link.address})
-                await link.close()
+                await link.retire()
                 return
 
     async def _be_sure(self, link: Link) -> None:

@@ -68,6 +68,9 @@ class Silence(Generic[T]):
         operation.heard = at
         if operation.stall:
             self._take_back(operation)
+        if operation.due > _tick(at + patience):  # it had been put off
+            self._due[operation.due].pop(operation, None)
+            operation.due = 0
         if patience and not operation.due:
             self._wait(operation, at + patience)
 
@@ -111,7 +114,7 @@ class Silence(Generic[T]):
         return (Advice(stall, stalled[stall]) for stall in sorted(stalled))
 
     def _wait(self, operation: T, due: float) -> None:
-        tick = operation.due = int(due / TICK) + 1
+        tick = operation.due = _tick(due)
         if tick not in self._due:
             self._due[tick] = {}
             heappush(self._ticks, tick)
@@ -121,3 +124,7 @@ class Silence(Generic[T]):
         operation.stall = 0
         self.stalled -= 1
         self._advices.died()
+
+
+def _tick(due: float) -> int:
+    return max(int(due / TICK) + 1, 1)

@@ -74,6 +74,7 @@ class Link:
         self._connection = kind(**(options | _OPTIONS | {"parser_class": self._parser}))
         self.asking = asking
         self._took: Callable[[int], None] | None = None  # told of every piece that is read
+        self._retired = False
         self.address = (options.get("host", "localhost"), options.get("port", 6379))
 
     def _parser(self, socket_read_size: int) -> _Parser:
@@ -87,6 +88,8 @@ class Link:
 
     async def open(self, seconds: float = TIMEOUT) -> "Link":
         """Connects; itself. Raises UNAVAILABLE."""
+        if self._retired:
+            raise Moved("the node is no longer the master")
         try:
             async with asyncio.timeout(seconds):
                 await self._connection.connect()  # type: ignore[no-untyped-call]
@@ -100,6 +103,11 @@ class Link:
     async def close(self) -> None:
         await self._connection.disconnect(nowait=True)
 
+    async def retire(self) -> None:
+        """Closes it for good: whoever uses it has to connect anew."""
+        self._retired = True
+        await self.close()
+
     async def reopen(self) -> None:
         """The same anew."""
         await self.close()
@@ -109,6 +117,8 @@ class Link:
         """Sends commands in one write and reads every reply. Raises the first error reply, TimeoutError after so many
         seconds without a byte, TooLarge as soon as there are more than `limit` bytes.
         """
+        if self._retired or not self._connection.is_connected:
+            raise Moved("the link is closed")  # redis-py would connect again by itself
         size, loop = 0, asyncio.get_running_loop()
         asking = self.asking
         sent = [each for command in commands for each in (("ASKING",), command)] if asking else list(commands)
@@ -229,7 +239,8 @@ class Source:
         said = await asyncio.gather(*(ask(*node) for node in self._nodes), return_exceptions=True)
         known = [each for each in said if isinstance(each, tuple)]
         if not known:
-            raise next(each for each in said if isinstance(each, BaseException))
+            error = next(each for each in said if isinstance(each, BaseException))
+            raise error if isinstance(error, UNAVAILABLE) else RedisError(f"no master: {error!r}") from None
         return max(known)
 
     async def _ask_sentinel(self, host: str, port: int) -> tuple[int, str, int]:

@@ -52,6 +52,8 @@ class Wire:
     def write(self, frame: bytes) -> None:
         """Sends what the socket takes; the transport keeps the rest, and calls the protocol's `pause_writing`."""
         self.sent_at = time.monotonic()
+        if self._stuck is not None:
+            self._stuck = self._stuck[0] + len(frame), self._stuck[1]
         self._transport.write(frame if self._chunked else unchunk(frame))
 
     def put(self, frames: Sequence[bytes]) -> int:

@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import redis
@@ -42,11 +42,12 @@ SECRET = "only the operator knows"
 class Run:
     """What one listener was given from a gap, or its beginning, to the next. `place` is the id after which everything
     is owed, once that is known; `ids` came after it. `masters` are what there was on nodes that took themselves for the
-    master when the gap was told: what a failover lost may come back with the next one.
+    master when the gap was told: what a failover lost may come back with the next one. Where one of them didn't say, a
+    gap can't be called false.
     """
 
     gap: dict[str, Any] | None = None
-    masters: list[dict[str, str]] = field(default_factory=list)
+    masters: list[dict[str, str]] | None = None
     place: str = ""
     ids: list[str] = field(default_factory=list)
 
@@ -123,6 +124,9 @@ class World:
     times: Counter[str] = field(default_factory=Counter)
     silence: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     held: dict[tuple[int, int, str], dict[str, str]] = field(default_factory=dict)
+    found: list[dict[str, str]] | None = None
+    asked: float = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def client(self, port: int) -> "redis.asyncio.Redis[str]":
         return redis.asyncio.Redis(port=port, decode_responses=True, socket_timeout=1, socket_connect_timeout=1)
@@ -155,14 +159,20 @@ class World:
                     for kind in ("normal", "pubsub", "replica"):
                         await client.execute_command("CLIENT", "KILL", "USER", user, "TYPE", kind, "SKIPME", "yes")
 
-    async def masters(self) -> list[dict[str, str]]:
-        """Id and project of every entry, of each node that is or was a master a moment ago."""
-        found = await asyncio.gather(*map(self._held, self.watched.nodes))
-        return [each for each in found if each is not None]
+    async def masters(self) -> list[dict[str, str]] | None:
+        """Id and project of every entry, of each node that takes itself for the master; None if one didn't answer."""
+        async with self.turn:
+            if time.monotonic() > self.asked + 0.2:
+                found = await asyncio.gather(*map(self._held, self.watched.nodes))
+                self.found = None if False in found else [each for each in found if isinstance(each, dict)]
+                self.asked = time.monotonic()
+            return self.found
 
-    async def _held(self, node: RedisServer) -> dict[str, str] | None:
+    async def _held(self, node: RedisServer) -> dict[str, str] | Literal[False] | None:
+        if node.process is None:
+            return None
         try:
-            async with asyncio.timeout(0.5), self.operator(node) as client:
+            async with asyncio.timeout(3), self.operator(node) as client:
                 role = (await client.execute_command("ROLE"))[0]
                 info = await client.xinfo_stream(KEY)
                 key = node.port, info["entries-added"], info["last-generated-id"]
@@ -171,7 +181,7 @@ class World:
                     self.held[key] = {id: json.loads(fields["data"])["projectId"] for id, fields in entries}
                 return self.held[key] if role == "master" else None
         except (redis.RedisError, OSError, TimeoutError):
-            return None
+            return False
 
     def operator(self, node: RedisServer) -> "redis.asyncio.Redis[str]":
         return redis.asyncio.Redis(
@@ -337,7 +347,8 @@ def check(listener: Listener, entries: list[tuple[str, dict[str, str]]]) -> list
             gap = following.gap or {}
             if missing or strange or gap["lastEventId"] not in known:
                 continue
-            if not any(_differs(run, gap["lastEventId"], listener.project, each) for each in following.masters):
+            masters = following.masters
+            if masters and not any(_differs(run, gap["lastEventId"], listener.project, each) for each in masters):
                 wrong.append(f"cried wolf after run {number}: {gap}")
     return wrong
 

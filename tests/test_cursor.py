@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cursor import Cursor
-from gateway.event import ZERO, EntryId, Event
+from gateway.event import ZERO, EntryId, Event, decode
 from gateway.history import EVENT, History
 from gateway.log import Verdicts
 from gateway.scope import Scope
@@ -249,3 +249,36 @@ def test_nothing_of_an_operation_outlives_it() -> None:
         take(kept, [entry])
     assert len(kept.operations._table) == len(kept.operations._projects) == len(kept.operations._named) <= 21
     assert len(kept.operations.ended) <= 21
+
+
+def test_a_run_that_took_over_in_a_hole_is_not_refused_for_one_that_was_known_before() -> None:
+    kept, _ = history([(EntryId(1), fields("started", run="a", seq=1))])
+    kept.cut(EntryId(5))
+    passed = take(kept, [
+        (EntryId(6), fields("progress", run="b", seq=3, percent=70)),
+        (EntryId(7), fields("completed", run="b", seq=4)),
+    ])  # fmt: skip
+    assert len(passed) == 2
+    assert kept.operations.get(("p0", "o0")).ended
+
+
+def test_silence_that_was_put_off_is_brought_forward_by_the_next_word() -> None:
+    kept = History(100, 1 << 20, 1e9, stalled_after=5)
+    silence = kept.operations.silence
+    for at, entry in enumerate((fields("retryable", retryAfter=3600), fields("started")), 1):
+        kept.take(decode(EntryId(at << 64), entry), 100.0)
+    assert not silence.find(104.0, 5, 9)
+    assert [advice.key for advice in silence.find(106.0, 5, 9)] == [("p0", "o0")]
+
+
+def test_what_is_let_go_in_one_turn_is_bounded() -> None:
+    kept = History(100_000, 1 << 30, 3600)
+    now = int(time.time() * 1000)
+    for number in range(5000):
+        kept.take(decode(EntryId((now - 7_200_000) << 64 | number), fields("completed", f"o{number}")), 0.0)
+    kept.newest = EntryId(now << 64)
+    kept.trim(now / 1000)
+    assert len(kept) >= 3000
+    for _ in range(9):
+        kept.trim(now / 1000)
+    assert len(kept) == len(kept.operations.ended) == 0

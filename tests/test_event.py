@@ -170,3 +170,17 @@ def test_looking_for_members_takes_linear_time() -> None:
     for hostile in (b'"' + b'\\"' * 20_000 + b'"', b"[" * 20_000 + b"]" * 20_000, b'"a' + b"\\\\" * 20_000 + b'"'):
         raw = b'{"x":' + hostile + b',"percent":1}'
         assert members.members(raw)["percent"] == b"1"
+
+
+@pytest.mark.parametrize("between", ["\n", "\r", '"', "\\", "x", "\0"])
+def test_a_timestamp_can_break_nothing(between: str) -> None:
+    entry = [b"type", b"a", b"data", b'{"operationId":"o","projectId":"p"}']
+    with pytest.raises(Rejected) as raised:
+        decode(EntryId(1), [*entry, b"timestamp", f"2025-11-24{between}16:00:00Z".encode()])
+    assert raised.value.reason == "timestamp"
+
+
+def test_numbers_stay_whole_beside_half_a_surrogate_pair() -> None:
+    raw = b'{"operationId":"o","projectId":"p","seq":12,"attempt":3,"big":123456789012345678901234567890,"m":"\\ud83d"}'
+    data = decode(EntryId(1), [b"type", b"a", b"data", raw]).data
+    assert (data["seq"], data["attempt"], type(data["seq"])) == (12, 3, int)

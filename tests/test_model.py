@@ -542,3 +542,28 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=100, stateful_step_count=30)
+
+
+def test_who_can_be_sent_only_part_gets_the_rest_though_its_socket_has_room_again_at_once() -> None:
+    """Then nothing waits in the transport, and nobody would say that it goes on."""
+    machine = Machine()
+    client = machine._do(Client, machine, 0, Scope("project", projects=frozenset({"p0"})), Wish())
+    machine.all.append(client)
+    machine._settle()
+    client.connection.cursor.catch_up()
+    sent, whole = [], client.connection.send
+
+    def part(data: bytes) -> int:
+        sent.append(len(data))
+        return client.__class__.send(client, data[: len(data) // 2] if len(sent) == 1 else data)
+
+    topic = client.connection._topic
+    assert topic is not None
+    topic.sharing[client.connection] = part
+    batch = [(EntryId((number + 1) << 64), fields("started", f"o{number}")) for number in range(6)]
+    machine.publish(batch)
+    machine._settle()
+    told = [message.last_event_id for message in client.told if message.type != "heartbeat"]
+    assert told == [format_id(id) for id, _ in batch]
+    assert whole is not part
+    machine.teardown()

@@ -17,7 +17,7 @@ import pytest
 
 from gateway.event import EntryId, format_id
 from gateway.pages import Info, Pages, Place, judge
-from gateway.source import Link
+from gateway.source import Link, Moved, Source
 from tests.conftest import Gateway, Start, Worker, running, working
 from tests.e2e.process import Process
 from tests.eventsource import Message, Stream
@@ -486,3 +486,75 @@ async def test_nothing_waits_behind_the_doorbell(
 )
 def test_what_became_of_a_missing_witness(place: Place, info: Info | None, fate: str) -> None:
     assert judge(place, info).name == fate, (format_id(place.id), info)
+
+
+# Found by a reader with fresh eyes
+
+
+async def test_what_the_reader_has_not_come_to_is_its_own_to_hand_out(start: Start, worker: Worker) -> None:
+    """A page for an old cursor may reach beyond it: of what is there, nobody knows yet what becomes of it."""
+    gateway = await start(SSE_REPLAY_MAX_EVENTS="5")
+    first = await worker.raw("1000-0", **field("op-0"))
+    for number in range(8):
+        await worker.raw(f"{2000 + number}-0", **field(f"op-{number}"))
+    await gateway.read(await worker.raw("3000-0", **field("op-x", kind="conflict", run="r", seq=1)))
+    pages, gate, waiting = gateway.server._reader._pages, asyncio.Event(), asyncio.Event()
+    read = pages.read
+
+    async def gated(*given: Any, **named: Any) -> Any:
+        waiting.set()
+        await gate.wait()
+        return await read(*given, **named)
+
+    pages.read = gated  # type: ignore[method-assign]
+    async with asyncio.timeout(5):
+        await waiting.wait()
+    await worker.raw("4000-0", **field("op-x", kind="conflict", run="r", seq=1))  # sent again
+    await worker.raw("5000-0", **field("op-y", kind="progress", percent=10))
+    await worker.raw("5001-0", **field("op-y", kind="progress", percent=11))  # thinned out
+    async with gateway.stream(ALL, last_event_id=first) as stream:
+        await stream.until_id("3000-0")
+        gate.set()
+        end = await worker.raw("7000-0", **field("op-end"))
+        assert ids(await stream.until_id(end)) == ["5000-0", "7000-0"]
+
+
+async def test_a_link_that_was_left_for_good_never_connects_again(own_redis: RedisServer) -> None:
+    """redis-py would, to the same node."""
+    link = await Source(own_redis.url, "stream").connect()
+    assert await link.exchange(("XRANGE", "stream", "-", "+")) == [[]]
+    await link.retire()
+    with pytest.raises(Moved):
+        await link.exchange(("XRANGE", "stream", "-", "+"))
+    with pytest.raises(Moved):
+        await link.reopen()
+
+
+@pytest.mark.parametrize("query", ["", "?projectId=p-1"])
+async def test_an_operation_that_was_forgotten_is_read_from_redis_though_another_project_has_its_id(
+    start: Start, worker: Worker, query: str
+) -> None:
+    gateway = await start(SSE_REPLAY_MAX_EVENTS="10")
+    place = await worker.publish("started", "1", "p-2")
+    mine = [await worker.publish(kind, "1", "p-1") for kind in ("started", "completed")]
+    for number in range(30):
+        last = await worker.publish("completed", f"op-{number}", "p-3")
+    await gateway.read(last)
+    async with gateway.stream(f"/api/operations/1/stream{query}", last_event_id=place) as stream:
+        assert ids(await stream.take(2)) == mine
+
+
+async def test_the_list_of_a_project_survives_what_is_forgotten_meanwhile(
+    start: Start, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.api.PER_TURN", 1)
+    gateway = await start(SSE_REPLAY_MAX_EVENTS="20")
+    for round in range(8):
+        for project in ("p-1", "p-2"):  # the second's push the first's out of memory, while those are listed
+            pipeline = worker.redis.pipeline(transaction=True)
+            for number in range(60):
+                pipeline.xadd(worker.key, field(f"op-{round}-{number}", project, kind="completed"))
+            listing = [asyncio.create_task(gateway.get("/api/projects/p-1/operations?ended=100")) for _ in range(12)]
+            last = (await pipeline.execute())[-1]
+            assert {response.status for response in await asyncio.gather(*listing)} == {200}
+            await gateway.read(last)
