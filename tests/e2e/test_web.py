@@ -134,6 +134,7 @@ async def test_an_expired_token_is_renewed_without_a_lost_event(
         SSE_JWT_SECRET=secret,
         SSE_UI="on",
         SSE_RETRY="200ms",
+        SSE_JWT_LEEWAY="0",
     )
     page = await open_page(browser, guarded.url + "/ui/live.css")
     asked = []
