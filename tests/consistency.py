@@ -170,7 +170,7 @@ class World:
 
     async def _held(self, node: RedisServer) -> dict[str, str] | Literal[False] | None:
         if node.process is None:
-            return None
+            return False  # it may have been the one
         try:
             async with asyncio.timeout(3), self.operator(node) as client:
                 role = (await client.execute_command("ROLE"))[0]
