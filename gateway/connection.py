@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
         if lost:
             self._gap(cursor.place, "reset", ZERO, history.oldest())
         elif until <= old.newest:
-            cursor.at, self._unconfirmed = min(until, history.newest), True
+            cursor.at, self._unconfirmed = history.place(min(until, history.newest)), True
         self._vouch()
         self.pump()
 

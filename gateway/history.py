@@ -153,6 +153,10 @@ class History:
         """Whether an id within what memory holds is that of an entry that was read."""
         return id in (self.floor, self.newest) or self._log.has(id) or self.verdicts.get(id) is not None
 
+    def place(self, id: EntryId) -> EntryId:
+        """The last id up to `id` that it knows."""
+        return id if self.knows(id) else max(self.floor, self._log.before(id) or ZERO)
+
     def holds(self, cursor: EntryId, scope: Scope) -> bool:
         """Whether everything in scope that came after `cursor` is in the log."""
         if cursor >= self.floor:

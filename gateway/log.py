@@ -58,10 +58,14 @@ class Log:
             for at in range(bisect_right(self._events, cursor, lo=self._head, key=_id), len(self._events)):
                 yield self._events[at]
 
+    def before(self, id: EntryId) -> EntryId | None:
+        """The id of the last event up to `id`."""
+        at = bisect_right(self._events, id, lo=self._head, key=_id) - 1
+        return self._events[at].id if at >= self._head else None
+
     def has(self, id: EntryId) -> bool:
         """Whether an event has this id."""
-        at = bisect_right(self._events, id, lo=self._head, key=_id) - 1
-        return at >= self._head and self._events[at].id == id
+        return self.before(id) == id
 
 
 class Verdicts:

@@ -394,8 +394,8 @@ class Machine(RuleBasedStateMachine):
         for client in self.all:
             client.perhaps = True
 
-    @rule(lost=st.integers(0, 4), drawn=entries(most=4), step=st.integers(0, 3))
-    def fail_over(self, lost: int, drawn: list[Entry], step: int) -> None:
+    @rule(lost=st.integers(0, 4), drawn=entries(most=4), step=st.integers(0, 3), beyond=st.booleans())
+    def fail_over(self, lost: int, drawn: list[Entry], step: int, beyond: bool) -> None:
         """To a replica that lacks the newest entries and gives other ones since, some with ids that were read before.
 
         Who was given one of those that are gone, or should have been given one of the others by now, is told.
@@ -407,6 +407,8 @@ class Machine(RuleBasedStateMachine):
         if not gone or not common:
             return
         since = [(EntryId(common[-1][0] + 1 + step + number), each) for number, (_, each) in enumerate(drawn)]
+        if beyond and since:  # than all that was read before
+            since[-1] = EntryId(before + (1 << 64)), since[-1][1]
         if any(entry in gone for entry in since):
             return
         redis.entries, redis.newest, redis.added = list(common), common[-1][0], redis.added - lost
@@ -417,7 +419,7 @@ class Machine(RuleBasedStateMachine):
         moved = [decode(id, each) for id, each in (*had, *since) if id <= before]
         in_memory = common[-1][0] > self.hubs[0].history.floor and common[-1][0] > self.hubs[1].history.floor
         for client in self.all:
-            if not in_memory or (client.due is None and not client.gaps) or client.blurred:
+            if self.deleted or not in_memory or (client.due is None and not client.gaps) or client.blurred:
                 client.blurred = True  # whether the two have something in common depends on what memory holds
             elif any(event in client.scope for event in moved):
                 self._gap(client, ZERO)
