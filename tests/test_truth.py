@@ -181,9 +181,11 @@ async def test_an_id_that_was_given_again_to_another_entry_is_a_reset(
         assert (await state(gateway, "op-1"))["terminal"] is True
 
 
+@pytest.mark.parametrize("newest", [5, 12])
 async def test_who_lost_nothing_by_a_failover_is_told_nothing(
-    own_redis: RedisServer, session: aiohttp.ClientSession
+    own_redis: RedisServer, session: aiohttp.ClientSession, newest: int
 ) -> None:
+    """Whether the new master's ids are below or beyond those that were read."""
     async with working(own_redis.url) as worker, own(own_redis, session) as gateway:
         base = int(time.time() * 1000)
         kept = [(f"{base + at}-0", field("op-1", "p-1")) for at in range(3)]
@@ -197,12 +199,12 @@ async def test_who_lost_nothing_by_a_failover_is_told_nothing(
                 pipe.delete(worker.key)
                 for id, each in kept:
                     pipe.xadd(worker.key, each, id=id)
-                pipe.xadd(worker.key, field("op-3", "p-3"), id=f"{base + 5}-0")
+                pipe.xadd(worker.key, field("op-3", "p-3"), id=f"{base + newest}-0")
                 await pipe.execute()
             assert (await two.next()).json["reason"] == "reset"
-            id = await worker.raw(f"{base + 7}-0", **field("op-4", "p-1"))
+            id = await worker.raw(f"{base + newest + 2}-0", **field("op-4", "p-1"))
             assert ids(await one.until_id(id)) == [id]  # and no gap
-            assert one.heartbeats[-1].last_event_id == f"{base + 5}-0"  # a place that is there
+            assert one.heartbeats[-1].last_event_id == f"{base + newest}-0"  # a place that is there
 
 
 async def test_an_id_inside_what_is_held_must_be_one_that_the_stream_has(start: Start, worker: Worker) -> None:
