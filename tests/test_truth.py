@@ -212,7 +212,7 @@ async def test_an_id_inside_what_is_held_must_be_one_that_the_stream_has(start: 
     for ms in (10_500, 12_000, 19_999, 30_000):
         await worker.raw(f"{ms}-0", **field(f"op-{ms}"))
     for settings in ({}, {"SSE_REPLAY_MAX_EVENTS": "1"}):
-        gateway = await start(**settings)
+        gateway = await start(SSE_STALLED_AFTER="0", **settings)  # entries of 1970 have been silent for long
         for foreign in ("20000-0", "12000-1", "10500-1", "29999-18446744073709551615"):
             async with gateway.stream(ALL, last_event_id=foreign) as stream:
                 gap, *rest = await complete(stream)
@@ -294,7 +294,7 @@ async def test_ids_up_to_the_greatest_are_read(start: Start, worker: Worker) -> 
         await worker.raw(f"1-{number + 1}", **field(f"op-{number}"))
     greatest = f"{2**64 - 1}-{2**64 - 1}"
     await worker.raw(greatest, **field("last"))
-    gateway = await start()
+    gateway = await start(SSE_STALLED_AFTER="0")
     async with gateway.stream(ALL, last_event_id="1-600") as stream:
         assert ids(await complete(stream)) == [greatest]
     async with gateway.stream(ALL, last_event_id=greatest) as stream:
@@ -495,7 +495,7 @@ def test_what_became_of_a_missing_witness(place: Place, info: Info | None, fate:
 
 async def test_what_the_reader_has_not_come_to_is_its_own_to_hand_out(start: Start, worker: Worker) -> None:
     """A page for an old cursor may reach beyond it: of what is there, nobody knows yet what becomes of it."""
-    gateway = await start(SSE_REPLAY_MAX_EVENTS="5")
+    gateway = await start(SSE_REPLAY_MAX_EVENTS="5", SSE_STALLED_AFTER="0")
     first = await worker.raw("1000-0", **field("op-0"))
     for number in range(8):
         await worker.raw(f"{2000 + number}-0", **field(f"op-{number}"))
