@@ -144,14 +144,9 @@ class Archive:
         start, history = visitor.cursor.at, self._hub.history
         self._visitors[visitor] = self._visitors.pop(visitor)  # the last of those who wait
         entries, info = await self._pages.since(link, start)
-        entries = self._read(entries)
-        ids = [entry_id(raw) for raw, _ in entries]
-        events = [
-            event
-            for id, (_, fields) in zip(ids, entries, strict=True)
-            if id > start and (event := _recalled(id, fields, history)) is not None
-        ]
-        await self._refuse(link, self._give(events, start, ids, info), info)
+        read = self._read(entries)
+        events = [event for id, fields in read if id > start and (event := _recalled(id, fields, history)) is not None]
+        await self._refuse(link, self._give(events, start, [id for id, _ in read], info), info)
 
     async def _walk(self, link: Link) -> None:
         """Pages from the stream's start, shaped anew, up to where verdicts are remembered: for cursors before that."""
@@ -160,10 +155,10 @@ class Archive:
         page = await self._pages.read(link, Place(), look=True)
         whole = page.info is not None and page.info.whole
         while True:
-            entries = self._read(page.entries)
-            ids = [entry_id(raw) for raw, _ in entries]
+            read = self._read(page.entries)
+            ids = [id for id, _ in read]
             events = []
-            for id, (_, fields) in zip(ids, entries, strict=True):
+            for id, fields in read:
                 event = _shaped(id, fields, tracks, whole=whole, throttle=history.throttle)
                 if event is not None:
                     events.append(event)
@@ -175,10 +170,10 @@ class Archive:
             if page.fate is not Fate.WHOLE:
                 return
 
-    def _read(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """Without those that the reader has not come to: they are its own to shape and to hand out."""
+    def _read(self, entries: Sequence[Entry]) -> list[tuple[EntryId, Sequence[bytes]]]:
+        """Ids and fields, without those that the reader has not come to: they are its own to shape and to hand out."""
         newest = self._hub.history.newest
-        return [entry for entry in entries if entry_id(entry[0]) <= newest]
+        return [(id, fields) for raw, fields in entries if (id := entry_id(raw)) <= newest]
 
     def _give(
         self, events: Sequence[Event], start: EntryId, ids: Sequence[EntryId], info: Info | None

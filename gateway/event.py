@@ -22,7 +22,6 @@ Key = tuple[str, str]
 """What an operation is: its projectId and its operationId. Queues number their jobs, so neither says it alone."""
 
 ZERO: Final = EntryId(0)
-GREATEST: Final = EntryId((1 << 128) - 1)
 _SEQUENCE: Final = (1 << 64) - 1
 _ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})", re.ASCII)
 _TYPE = re.compile(schema.TYPE_PATTERN.encode())

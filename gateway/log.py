@@ -29,9 +29,6 @@ class Log:
     def __len__(self) -> int:
         return len(self._events) - self._head
 
-    def __iter__(self) -> Iterator[Event]:
-        return iter(self._events[self._head :])
-
     def append(self, event: Event) -> None:
         self._events.append(event)
 
@@ -44,13 +41,6 @@ class Log:
         if self._head * 2 > len(self._events):
             del self._events[: self._head]
             self._head = 0
-
-    def after(self, cursor: EntryId, limit: int) -> list[Event]:
-        """The first `limit` events later than `cursor`."""
-        if not self or self._events[-1].id <= cursor:
-            return []
-        start = bisect_right(self._events, cursor, lo=self._head, key=_id)
-        return self._events[start : start + limit]
 
     def follow(self, cursor: EntryId) -> Iterator[Event]:
         """The events later than `cursor`, one by one."""
@@ -92,9 +82,6 @@ class Verdicts:
         self._ms.append(id >> 64)
         self._seq.append(id & SEQUENCE)
         self._percent.append(percent)
-
-    def first(self) -> EntryId:
-        return self._at(self._head)
 
     def drop_first(self) -> None:
         self.floor = max(self.floor, self._at(self._head))
