@@ -1,19 +1,21 @@
-"""What every answer of the public face has: problems in place of exceptions, CORS, a request id.
+"""What every answer has: problems in place of exceptions, CORS, a request id, and no word of what is behind it.
 
 Never decides whether something is refused.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import orjson
 from aiohttp import web
 
 from gateway import trace
-from gateway.metrics import Metrics
+from gateway.logs import Limited
 from gateway.problem import Problem
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 WHO: Final = web.RequestKey("who", dict[str, str])
 """What a request's log lines say of it (trace.identify)."""
@@ -24,33 +26,42 @@ _log = logging.getLogger(__name__)
 
 
 class Answers:
-    """`origins` are those of SSE_CORS_ORIGINS."""
+    """The answers of one face. `paths` says which there are, `origins` are those of SSE_CORS_ORIGINS, `refused` counts
+    problems by status.
+    """
 
-    def __init__(self, origins: tuple[str, ...], metrics: Metrics) -> None:
+    def __init__(self, paths: str, origins: tuple[str, ...], refused: Counter[int]) -> None:
+        self._paths = paths
         self._origins = origins
-        self._metrics = metrics
+        self._refused = refused
+        self._limited = Limited(_log)
 
-    @web.middleware
-    async def problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def outermost(self, request: web.BaseRequest, handle: Handler) -> web.StreamResponse:
+        """What a request is answered, whether a route is found or not."""
         request[WHO] = trace.identify(request.headers)
         try:
-            return await handler(request)
+            return await handle(request)
         except Problem as problem:  # kept beyond this block, it would be a cycle with its own traceback
             return self._refuse(request, problem)
         except web.HTTPException as error:
             error.__traceback__ = None  # the router keeps the error, its traceback this frame, which keeps the request
-            return self._refuse(request, _as_problem(error))
+            if error.status == 417:
+                self._limited.warning("expect", "request refused: its Expect header is not 100-continue")
+            return self._refuse(request, self._as_problem(error))
 
-    def _refuse(self, request: web.Request, problem: Problem) -> web.StreamResponse:
-        self._metrics.refused[problem.status] += 1
-        _log.debug("request refused", extra={"status": problem.status, "detail": problem.detail} | request[WHO])
-        return problem.response(request.headers.get("Accept", ""))
+    def malformed(self) -> web.Response:
+        """The answer to what is no HTTP request, and never reached a route."""
+        self._limited.warning("malformed", "malformed HTTP request refused")
+        return self._bare(Problem(400, "this is no HTTP/1.1 request that can be read (RFC 9112)"))
 
-    async def headers(self, request: web.Request, response: web.StreamResponse) -> None:
-        response.headers["Server"] = "sse-gateway"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        who = request.get(WHO) or trace.identify(request.headers)
-        response.headers["X-Request-ID"] = who["request_id"]
+    def failed(self, request: web.BaseRequest) -> web.Response:
+        """The answer to a request that met a bug."""
+        return self._bare(Problem(500, f"a bug of the gateway's; its log tells more, of request {_who(request)}"))
+
+    async def headers(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """Adds what every answer has; called by aiohttp before it writes one."""
+        _dress(response)
+        response.headers["X-Request-ID"] = _who(request)
         origins, origin = self._origins, request.headers.get("Origin")
         if origins and origins != ("*",):
             response.headers["Vary"] = "Origin"
@@ -63,15 +74,41 @@ class Answers:
         elif "*" in origins:
             response.headers["Access-Control-Allow-Origin"] = "*"
 
+    def _refuse(self, request: web.BaseRequest, problem: Problem) -> web.Response:
+        self._refused[problem.status] += 1
+        _log.debug("request refused", extra={"status": problem.status, "detail": problem.detail} | request[WHO])
+        return problem.response(request.headers.get("Accept", ""))
 
-def _as_problem(error: web.HTTPException) -> Problem:
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        allowed = ", ".join(sorted(error.allowed_methods))
-        return Problem(405, "only GET and HEAD are answered here", Allow=allowed)
-    if isinstance(error, web.HTTPNotFound):
-        paths = "streams are /api/operations/{id}/stream and /api/projects/{id}/stream"
-        return Problem(404, f"no such path; {paths}")
-    return Problem(error.status, error.reason)
+    def _bare(self, problem: Problem) -> web.Response:
+        self._refused[problem.status] += 1
+        response = problem.response("")
+        _dress(response)
+        return response
+
+    def _as_problem(self, error: web.HTTPException) -> Problem:
+        if isinstance(error, web.HTTPMethodNotAllowed):
+            allowed = ", ".join(sorted(error.allowed_methods))
+            return Problem(405, "only GET and HEAD are answered here", Allow=allowed)
+        if isinstance(error, web.HTTPNotFound):
+            return Problem(404, f"no such path; {self._paths}")
+        if isinstance(error, web.HTTPExpectationFailed):
+            return Problem(417, "of the Expect header only 100-continue is understood")
+        return Problem(error.status, error.reason)
+
+
+def _dress(response: web.StreamResponse) -> None:
+    response.headers["Server"] = "sse-gateway"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+def _who(request: web.BaseRequest) -> str:
+    who = request.get(WHO) or trace.identify(request.headers)
+    return who["request_id"]
+
+
+def json_response(body: object) -> web.Response:
+    """What is known now, as JSON."""
+    return web.Response(body=orjson.dumps(body), content_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 async def preflight(request: web.Request) -> web.StreamResponse:

@@ -14,22 +14,22 @@ from itertools import islice
 from operator import attrgetter
 from typing import Final
 
-import orjson
 from aiohttp import web
 
-from gateway import frame, ui
-from gateway.answers import WHO, Answers, preflight
-from gateway.auth import EVERYTHING, Grant, InvalidToken, KeysUnavailable, Verifier, find_tokens
+from gateway import ui
+from gateway.answers import WHO, Answers, json_response, preflight
+from gateway.auth import EVERYTHING, Grant, InvalidToken, Verifier, find_tokens
 from gateway.config import Config
 from gateway.connection import Connection
 from gateway.event import format_id, parse_id, valid_id
-from gateway.handshake import EventStream, take_over
+from gateway.handshake import EventStream, is_half_closed, take_over
+from gateway.keys import KeysUnavailable
 from gateway.limits import Limits, client_address
-from gateway.members import members
 from gateway.metrics import Metrics
 from gateway.operations import Operation
 from gateway.problem import Problem, spread
 from gateway.scope import MAX_FILTERS, Scope, Wish
+from gateway.state import state_of
 from gateway.terms import Terms
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -66,11 +66,12 @@ class Api:
         self._metrics = metrics
         self._verifier = verifier
         self._ready = ready
-        self._answers = Answers(config.cors_origins, metrics)
+        paths = "streams are /api/operations/{id}/stream and /api/projects/{id}/stream"
+        self.answers = Answers(paths, config.cors_origins, metrics.refused)
 
     def application(self) -> web.Application:
-        app = web.Application(middlewares=[self._answers.problems])
-        app.on_response_prepare.append(self._answers.headers)
+        app = web.Application()
+        app.on_response_prepare.append(self.answers.headers)
         # An id may hold anything but a control character; a slash or a brace comes percent-encoded.
         for path, handler in {
             "/api/operations/{operationId:[^/]+}/stream": self._operation_stream,
@@ -89,7 +90,7 @@ class Api:
 
     async def _operation_stream(self, request: web.Request) -> web.StreamResponse:
         grant = await self._enter(request)
-        return await self._stream(request, _operation_scope(request), grant)
+        return await self._stream(request, operation_scope(request), grant)
 
     async def _project_stream(self, request: web.Request) -> web.StreamResponse:
         grant = await self._enter(request)
@@ -110,11 +111,11 @@ class Api:
 
     async def _state(self, request: web.Request) -> web.StreamResponse:
         grant = await self._known(request)
-        shown = self._shown(_operation_scope(request), grant)
+        shown = self._shown(operation_scope(request), grant)
         operation = max(shown, key=attrgetter("newest"), default=None)
-        if operation is None or (state := _state_of(operation)) is None:
+        if operation is None or (state := state_of(operation)) is None:
             raise Problem(404, "nothing is known of this operation: it has not begun, or is long over")
-        return _json(state)
+        return json_response(state)
 
     async def _project_operations(self, request: web.Request) -> web.StreamResponse:
         grant = await self._known(request)
@@ -127,11 +128,11 @@ class Api:
             found += islice(reversed(project.ended.values()), ended)
         states = []
         for number, operation in enumerate(found, 1):
-            if history.operations.get(operation.key) is operation and (state := _state_of(operation)) is not None:
+            if history.operations.get(operation.key) is operation and (state := state_of(operation)) is not None:
                 states.append(state)
             if number % PER_TURN == 0:
                 await asyncio.sleep(0)
-        return _json({"id": format_id(newest), "operations": states})
+        return json_response({"id": format_id(newest), "operations": states})
 
     async def _known(self, request: web.Request) -> Grant:
         """The grant of a request for what is known, once that is."""
@@ -180,6 +181,9 @@ class Api:
 
     async def _stream(self, request: web.Request, scope: Scope, grant: Grant) -> web.StreamResponse:
         self._check(scope, grant)
+        if is_half_closed(request):
+            # As Go's net/http and nginx have it: a tab that was closed looks the same, and must free its place at once.
+            raise Problem(400, "a stream ends where its client closes its side: keep the connection open")
         wish = Wish(
             request.headers.get("Last-Event-ID") or request.query.get("lastEventId") or None,
             _ended(request, 0),
@@ -187,6 +191,8 @@ class Api:
             retry_ms=spread(self._config.retry * 1000),
             expires=self._expires(grant),
             chunked=request.version >= (1, 1),
+            request_id=request[WHO]["request_id"],
+            since=time.time(),
         )
         response = EventStream()
         if request.method == "HEAD":
@@ -207,7 +213,8 @@ class Api:
             self._metrics.closed[reason] += 1
             if who is not None:
                 lasted = round(time.monotonic() - began, 3)
-                _log.debug("stream closed", extra={"scope": scope.kind, "reason": reason, "seconds": lasted} | who)
+                said = {"scope": scope.kind, "reason": reason, "seconds": lasted, "operations": list(scope.named())}
+                _log.debug("stream closed", extra=said | {"projects": list(scope.projects)} | who)
 
         self._metrics.connections[scope.kind] += 1
         connection = Connection(
@@ -249,34 +256,13 @@ class Api:
         return client_address(request.remote or "", forwarded, self._config.trusted_proxies)
 
 
-def _operation_scope(request: web.Request) -> Scope:
+def operation_scope(request: web.Request) -> Scope:
     id, projects = _path_id(request, "operationId"), _query_ids(request, "projectId")
     if not projects:
         return Scope("operation", operations=frozenset((id,)))
     if len(projects) > MAX_FILTERS:
         raise Problem(400, f"at most {MAX_FILTERS} projectId parameters: open a second stream")
     return Scope("operation", pairs=frozenset((project, id) for project in projects))
-
-
-def _state_of(operation: Operation) -> dict[str, object] | None:
-    """The state as JSON has it; the data's values as their worker wrote them. None where nothing was told yet."""
-    attempt = operation.attempt()
-    if not attempt:
-        return None
-    data: dict[str, bytes] = {}
-    for event in attempt:
-        data |= members(frame.data(event.frame))
-    return {
-        "type": attempt[-1].type,
-        "id": format_id(attempt[-1].id),
-        "terminal": operation.ended,
-        "stalled": operation.stall > 0,
-        "data": {name: orjson.Fragment(value) for name, value in data.items()},
-    }
-
-
-def _json(body: object) -> web.Response:
-    return web.Response(body=orjson.dumps(body), content_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 def _ended(request: web.Request, default: int) -> int:

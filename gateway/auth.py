@@ -1,13 +1,12 @@
 """Find the token, verify it (PyJWT), and the grant it gives. Never logs a token, never puts one into an error."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from sys import getsizeof
 from typing import Any, Final
 
-import aiohttp
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
@@ -17,30 +16,20 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.config import Config, ConfigError
 from gateway.event import Key
-from gateway.logs import Limited
+from gateway.keys import ASYMMETRIC, KeySet
 from gateway.scope import Scope
 
-ASYMMETRIC: Final[tuple[str, ...]] = ("RS256", "ES256", "EdDSA")
-JWKS_TIMEOUT: Final = 5.0
-JWKS_MAX_BYTES: Final = 256 * 1024
-JWKS_MAX_AGE: Final = 600.0
-"""Seconds after which the key set is fetched again, so that a withdrawn key goes out of use."""
-JWKS_COOLDOWN: Final = 10.0
-"""Seconds between two fetches, however many unknown key ids are shown."""
-BAD_KEY_SET: Final = (jwt.PyJWTError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
-"""What PyJWT raises for a document that is no key set, whatever it is instead."""
-CACHE: Final = 4096
-"""Verified tokens remembered, so that a crowd that returns costs no signatures."""
+CACHE: Final = 8 << 20
+"""Bytes of verified tokens that are remembered, so that a crowd that returns costs no signatures."""
+GRANT: Final = 1500
+GRANTED: Final = 250
+"""Bytes that a grant costs, and each id of it, beside their text (tests/bench measures)."""
 
 _log = logging.getLogger(__name__)
 
 
 class InvalidToken(Exception):
     """No token, or one that doesn't hold; the message says why and is safe to show."""
-
-
-class KeysUnavailable(Exception):
-    """Whether a token holds can't be told now: the key set can't be fetched. No fault of the token's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +110,7 @@ class Verifier:
         self._audience = config.jwt_audience or None
         self._jwks = KeySet(config.jwks_url) if config.jwks_url else None
         self._cache: dict[str, Grant] = {}
+        self._cached = 0  # bytes
         self._key: Any = None
         self._algorithms = ASYMMETRIC
         if config.jwt_public_key:
@@ -137,14 +127,14 @@ class Verifier:
         """Raises InvalidToken, or KeysUnavailable. Waits only for a key set that has to be fetched."""
         if self._jwks is not None and await self._jwks.refreshed():
             self._cache.clear()
+            self._cached = 0
         grant = self._cache.get(token)
         if grant is None:
-            grant = await self._decode(token)
-            if len(self._cache) >= CACHE:
-                del self._cache[next(iter(self._cache))]
-            self._cache[token] = grant
+            grant = await self._grant(token)
+            if token not in self._cache:  # another request may have brought it meanwhile
+                self._remember(token, grant)
         elif grant.expires is not None and grant.expires + self._leeway <= time.time():
-            del self._cache[token]
+            self._forget(token)
             raise InvalidToken("the token has expired")
         return grant
 
@@ -152,25 +142,49 @@ class Verifier:
         if self._jwks is not None:
             await self._jwks.close()
 
-    async def _decode(self, token: str) -> Grant:
+    def _remember(self, token: str, grant: Grant) -> None:
+        self._cache[token] = grant
+        self._cached += _size(token, grant)
+        while self._cached > CACHE:
+            self._forget(next(iter(self._cache)))
+
+    def _forget(self, token: str) -> None:
+        self._cached -= _size(token, self._cache.pop(token))
+
+    async def _grant(self, token: str) -> Grant:
         try:
-            key = self._key
-            if self._jwks is not None:
-                key = await self._jwks.key(jwt.get_unverified_header(token))
-            claims = jwt.decode(
-                token,
-                key,
-                algorithms=self._algorithms,
-                issuer=self._issuer,
-                audience=self._audience,
-                leeway=self._leeway,
-                options={"require": ["exp"], "verify_aud": self._audience is not None},
-            )
-            expires = float(claims["exp"])
+            if self._jwks is None:
+                return self._decode(token, self._key)
+            header = jwt.get_unverified_header(token)
+            if header.get("alg") not in ASYMMETRIC:
+                raise InvalidToken(f"a token is signed by one of {', '.join(ASYMMETRIC)}")
+            # Keys need no id, and those of two types may share one (RFC 7517 section 4.5): the one that fits counts.
+            for again in (False, True):
+                for key in self._jwks.candidates(header):
+                    try:
+                        return self._decode(token, key)
+                    except jwt.InvalidSignatureError:
+                        pass
+                if again or self._jwks.has(header):
+                    break
+                await self._jwks.renew(header, token)
         except jwt.ExpiredSignatureError:
             raise InvalidToken("the token has expired") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
             raise InvalidToken(f"the token is not valid: {type(error).__name__}") from None
+        raise InvalidToken("the token is signed by no key of the key set")
+
+    def _decode(self, token: str, key: Any) -> Grant:
+        claims = jwt.decode(
+            token,
+            key,
+            algorithms=self._algorithms,
+            issuer=self._issuer,
+            audience=self._audience,
+            leeway=self._leeway,
+            options={"require": ["exp"], "verify_aud": self._audience is not None},
+        )
+        expires = float(claims["exp"])
         subject = claims.get("sub")
         operations = claims.get("operations", [])
         pairs = [each for each in operations if _is_pair(each)] if isinstance(operations, list) else []
@@ -182,6 +196,11 @@ class Verifier:
             subject,
             expires,
         )
+
+
+def _size(token: str, grant: Grant) -> int:
+    ids = [*(grant.projects or ()), *(grant.operations or ()), *(id for pair in grant.pairs for id in pair)]
+    return GRANT + getsizeof(token) + getsizeof(grant.subject) + len(ids) * GRANTED + sum(map(getsizeof, ids))
 
 
 def _ids(claims: Mapping[str, Any], claim: str) -> frozenset[str] | None:
@@ -210,71 +229,3 @@ def _public_key(pem: str) -> tuple[Any, str]:
     if isinstance(key, Ed25519PublicKey):
         return key, "EdDSA"
     raise ConfigError("SSE_JWT_PUBLIC_KEY: expected an RSA, P-256 or Ed25519 key")
-
-
-class KeySet:
-    """The keys at a JWKS URL (RFC 7517), fetched at need: on an unknown `kid`, and when they are old. What was fetched
-    last stays in use while the URL can't be reached.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._keys: dict[str | None, jwt.PyJWK] = {}
-        self._fetched = -JWKS_MAX_AGE
-        self._tried = -JWKS_COOLDOWN
-        self._failing = False
-        self._turn = asyncio.Lock()
-        self._session: aiohttp.ClientSession | None = None
-        self._limited = Limited(_log)
-
-    async def key(self, header: Mapping[str, Any]) -> jwt.PyJWK:
-        """The key that signs for a token's header. Raises InvalidToken where the set has none, KeysUnavailable where
-        the newest set could not be fetched.
-        """
-        kid = header.get("kid")
-        if kid not in self._keys and not (kid is None and len(self._keys) == 1):
-            await self._fetch()
-        if kid is None and len(self._keys) == 1:
-            return next(iter(self._keys.values()))
-        if kid not in self._keys:
-            if self._failing:
-                raise KeysUnavailable
-            raise InvalidToken("the token is signed by a key that is not in the key set")
-        return self._keys[kid]
-
-    async def refreshed(self) -> bool:
-        """Fetches the set again when it is old. Whether that was so."""
-        if time.monotonic() - self._fetched < JWKS_MAX_AGE:
-            return False
-        return await self._fetch()
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    async def _fetch(self) -> bool:
-        async with self._turn:  # whoever waited here finds the set fetched
-            if time.monotonic() - self._tried < JWKS_COOLDOWN:
-                return False
-            self._tried = time.monotonic()
-            self._failing = True
-            if self._session is None:
-                self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=JWKS_TIMEOUT))
-            try:
-                async with self._session.get(self._url, allow_redirects=False) as response:
-                    response.raise_for_status()
-                    body = b""
-                    async for chunk in response.content.iter_any():
-                        body += chunk
-                        if len(body) > JWKS_MAX_BYTES:
-                            raise ValueError(f"more than {JWKS_MAX_BYTES} bytes")
-                keys = jwt.PyJWKSet.from_json(body.decode()).keys
-            except (*BAD_KEY_SET, aiohttp.ClientError, TimeoutError) as error:
-                message = f"the key set can't be fetched, keeping the {len(self._keys)} keys there are: {error!r}"
-                self._limited.warning("jwks", message, url=self._url)
-                return False
-            self._keys = {key.key_id: key for key in keys if key.algorithm_name in ASYMMETRIC}
-            self._fetched = time.monotonic()
-            self._failing = False
-            _log.info("key set fetched", extra={"url": self._url, "keys": len(self._keys)})
-            return True

@@ -247,8 +247,7 @@ class Config:
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> "Config":
         """The settings that `environ` gives. Raises ConfigError that names every bad variable at once."""
-        values: dict[str, Any] = {}
-        errors: list[str] = []
+        values, errors = dict[str, Any](), list[str]()
         for name, variable in VARIABLES.items():
             text = environ.get(name) or variable.default
             attribute = name.removeprefix("SSE_").lower()
@@ -259,6 +258,7 @@ class Config:
                 errors.append(f"{name}={shown(name, text)}{why}: expected {variable.accepts}")
         errors += _auth_errors(environ)
         if errors:
+            errors += [f"{name}: unknown variable; see --help" for name in unknown(environ)]
             raise ConfigError("\n".join(errors))
         return cls(**values)
 

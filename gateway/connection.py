@@ -28,8 +28,8 @@ class Connection(asyncio.Protocol):
     """A subscriber that writes to one client. `on_close` is called once, with the reason, when the socket is gone."""
 
     __slots__ = (
-        "_on_close", "_reason", "_state", "_terms", "_topic", "_unconfirmed", "_wire", "_wish", "cursor", "due",
-        "scope", "send", "shares",
+        "_on_close", "_reason", "_state", "_terms", "_topic", "_unconfirmed", "_wire", "cursor", "due",
+        "scope", "send", "shares", "wish",
     )  # fmt: skip
 
     def __init__(
@@ -40,7 +40,7 @@ class Connection(asyncio.Protocol):
         self.due = 0
         self.cursor = Cursor(terms.hub.history, scope, sees, follow=wish.follow)
         self._terms = terms
-        self._wish = wish
+        self.wish = wish
         self._on_close = on_close
         self._wire = cast("Wire", None)  # until connection_made
         self._state = State.READING
@@ -51,13 +51,13 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         now, terms = time.monotonic(), self._terms
-        self._wire = Wire(cast("asyncio.Transport", transport), chunked=self._wish.chunked)
+        self._wire = Wire(cast("asyncio.Transport", transport), chunked=self.wish.chunked)
         self.send = self._wire.send
         terms.hub.join(self, self._earlier(now + terms.heartbeat))
         self._wire.open()
         if self._wire.waiting_since(now) is not None:
             self.pause_writing()  # the transport may have told aiohttp, before an earlier response was flushed
-        self._wire.write(frame.heartbeat(None, time.time(), terms.heartbeat, self._wish.retry_ms))
+        self._wire.write(frame.heartbeat(None, time.time(), terms.heartbeat, self.wish.retry_ms))
         self._open()
         self.pump()
 
@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self.pump)
 
     def wake(self, since: EntryId, later: float) -> None:
-        self._settle()
+        self.settle()
         self.cursor.at = max(self.cursor.at, since)  # a quiet scope's own place may have aged out of the log
         if later:
             self._rest()
@@ -125,7 +125,7 @@ class Connection(asyncio.Protocol):
     def restart(self, history: History, agreed: EntryId | None) -> None:
         if self._state is State.OVER:
             return
-        self._settle()
+        self.settle()
         cursor, old = self.cursor, self.cursor.history
         until = old.newest if self._state is State.LIVE else cursor.at
         # A place that the old history didn't know is of another, perhaps of this one.
@@ -141,7 +141,7 @@ class Connection(asyncio.Protocol):
         self.pump()
 
     def missed(self, floor: EntryId) -> None:
-        self._settle()
+        self.settle()
         if self._state is not State.OVER and self.cursor.at < floor:
             self.refuse("trimmed", None)
 
@@ -169,8 +169,8 @@ class Connection(asyncio.Protocol):
         self.pump()
 
     def timer(self, now: float) -> float:
-        self._settle()
-        if self._wish.expires is not None and now >= self._wish.expires:
+        self.settle()
+        if self.wish.expires is not None and now >= self.wish.expires:
             self.close("expired")
         if (since := self._wire.waiting_since(now)) is not None:
             due = since + self._terms.slow_client_timeout
@@ -187,7 +187,7 @@ class Connection(asyncio.Protocol):
     def close(self, reason: str) -> None:
         if self._state is State.OVER:
             return
-        self._settle()
+        self.settle()
         reading = self._state is State.READING and self.cursor.covered() and not self.cursor.behind()
         if self._state is State.LIVE or reading:
             self.cursor.catch_up()
@@ -201,7 +201,7 @@ class Connection(asyncio.Protocol):
         self._wire.abort()
 
     def _open(self) -> None:
-        wish, cursor, history = self._wish, self.cursor, self.cursor.history
+        wish, cursor, history = self.wish, self.cursor, self.cursor.history
         if wish.last_event_id is None:
             cursor.snapshot(ended=wish.ended)
             return
@@ -230,7 +230,7 @@ class Connection(asyncio.Protocol):
         oldest_id = None if oldest is None else format_id(oldest)
         self._wire.write(frame.advice("replay_gap", lastEventId=last, oldestId=oldest_id, reason=reason))
         self._unconfirmed = False
-        self.cursor.snapshot(ended=self._wish.ended, after=after)
+        self.cursor.snapshot(ended=self.wish.ended, after=after)
 
     def _put(self, taken: Slice) -> None:
         cursor, hub, events = self.cursor, self._terms.hub, taken.events
@@ -273,10 +273,9 @@ class Connection(asyncio.Protocol):
         self._topic = hub.live(self)
 
     def _earlier(self, due: float) -> float:
-        return due if self._wish.expires is None else min(due, self._wish.expires)
+        return due if self.wish.expires is None else min(due, self.wish.expires)
 
-    def _settle(self) -> None:
-        """Takes over the place that the topic kept."""
+    def settle(self) -> None:
         topic, cursor = self._topic, self.cursor
         if topic is not None:
             if topic.told > (cursor.told or ZERO):
@@ -286,7 +285,7 @@ class Connection(asyncio.Protocol):
 
     def _rest(self) -> None:
         if self._state is State.LIVE:
-            self._settle()
+            self.settle()
             self._topic = None
             self._state = State.READING
             if not self.cursor.behind():

@@ -10,7 +10,7 @@ from itertools import islice, takewhile
 from typing import Final, NamedTuple
 
 from gateway import schema
-from gateway.event import ZERO, EntryId, Event
+from gateway.event import ZERO, EntryId, Event, Key
 from gateway.history import History
 from gateway.operations import Advice, Operation
 from gateway.scope import MAX_FILTERS, Scope, Sees
@@ -157,6 +157,10 @@ class Cursor:
             for event in takewhile(lambda event: event.id <= until, events)
         )
 
+    def follows(self, key: Key) -> bool:
+        """Whether it is given the events of this operation."""
+        return self.scope.covers(key) and self._shows(key)
+
     def over(self) -> bool:
         """Whether a single-operation stream has told the end of every operation that it shows, known or forgotten."""
         if self.scope.kind != "operation" or self._follow or self._snapshot is not None:
@@ -194,7 +198,7 @@ class Cursor:
             self.told = taken[-1].id
         return Slice(taken)
 
-    def _shows(self, key: tuple[str, str]) -> bool:
+    def _shows(self, key: Key) -> bool:
         return self._sees is None or self._sees(key)
 
     def _superseded(self, event: Event) -> bool:

@@ -26,6 +26,11 @@ class EventStream(EventSourceResponse):
         """The connection ends the body."""
 
 
+def is_half_closed(request: web.Request) -> bool:
+    """Whether the client has closed its side: it sends nothing more, and may be gone."""
+    return getattr(request.protocol, "half_closed", False)
+
+
 async def take_over(request: web.Request, response: EventStream, protocol: asyncio.Protocol) -> bool:
     """Writes the headers and moves the client's transport from aiohttp to `protocol`; False if the client is gone."""
     handler = request.protocol
@@ -33,7 +38,7 @@ async def take_over(request: web.Request, response: EventStream, protocol: async
     if transport is None or transport.is_closing():
         return False
     await response.prepare(request)
-    if handler.transport is None:
+    if handler.transport is None or is_half_closed(request):
         return False
     handler.transport = None
     transport.set_protocol(protocol)

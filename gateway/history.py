@@ -16,12 +16,15 @@ from gateway.event import ZERO, EntryId, Event
 from gateway.log import Log, Verdicts
 from gateway.operations import ENDED_MOST, Operation, Operations
 from gateway.scope import Scope, Sees
-from gateway.shaping import STALE, THROTTLED, shape
+from gateway.shaping import RAISED, STALE, THROTTLED, shape
 
 EVENT: Final = 300
 """Bytes that an event costs beside its frame: the object, its id, its places in the indexes (tests/bench measures)."""
+KINDS: Final = tuple((type, outcome) for type in (*schema.TYPES, "other") for outcome in (THROTTLED, STALE, RAISED))
+"""What a verdict says of an entry that is an event: its type and what became of it, by its `kind`."""
 TRIM: Final = 2000
 """Events and operations let go in one turn at most."""
+_KIND: Final = {kind: number for number, kind in enumerate(KINDS)}
 AFTER_MOST: Final = 24 * 3600
 """Seconds that a `retryAfter` puts silence off at most."""
 
@@ -88,12 +91,12 @@ class History:
         if outcome is not STALE and (not operation.ended or event.type == schema.STARTED):
             operations.silence.hear(operation, _put_off(event, heard), self.stalled_after)
         if outcome is STALE or outcome is THROTTLED:
-            self.verdicts.append(event.id)
+            self.verdicts.append(event.id, math.nan, operation.number, _kind(event.type, outcome))
             if not operation.events:
                 self._quiet[not operation.ended].setdefault(operation)
             return outcome
         if percent is not None:
-            self.verdicts.append(event.id, percent)
+            self.verdicts.append(event.id, percent, operation.number, _kind(event.type, outcome))
         event.key = operation.key  # one pair of strings for all
         frame.seal(event, percent)
         self._append(operation, event)
@@ -264,6 +267,10 @@ class History:
             event.frame = b""
         if not operation.events:
             self._quiet[not operation.ended][operation] = None
+
+
+def _kind(type: str, outcome: str) -> int:
+    return _KIND.get((type, outcome)) or _KIND["other", outcome]
 
 
 def _put_off(event: Event, heard: float) -> float:

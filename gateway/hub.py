@@ -19,6 +19,7 @@ from gateway.event import EntryId, Event, format_id
 from gateway.history import History
 from gateway.metrics import Metrics
 from gateway.operations import Advice
+from gateway.scope import Wish
 from gateway.silence import TICK
 from gateway.topics import Live, Topic, Topics
 
@@ -38,6 +39,7 @@ class Subscriber(Live, Protocol):
     """What the hub asks of a connection. None of these may await, or raise for a client that went away."""
 
     cursor: Cursor
+    wish: Wish
     due: int  # the tick at which `timer` is wanted; the hub's own
 
     def unsent(self, items: Sequence[Item], frames: Sequence[bytes], taken: int | OSError) -> None:
@@ -47,6 +49,9 @@ class Subscriber(Live, Protocol):
         """There is something in scope after `since`: it reads that from the history and writes it, now or that many
         seconds `later`.
         """
+
+    def settle(self) -> None:
+        """Brings its cursor to where it is: while it shares, its topic keeps its place."""
 
     def timer(self, now: float) -> float:
         """Does what is due at `now` (seconds, time.monotonic); returns when it wants to be called next."""

@@ -61,38 +61,52 @@ class Log:
 class Verdicts:
     """What became of the entries that were not delivered as they came: dropped, or their percent raised.
 
-    Three numbers an entry, so that a verdict outlives its event by far: a page that is read again from Redis must look
+    Four numbers an entry, so that a verdict outlives its event by far: a page that is read again from Redis must look
     as it did the first time. Together with the log it knows every entry id that was read.
     """
 
-    BYTES: Final = 24
+    BYTES: Final = 32
 
-    __slots__ = ("_head", "_ms", "_percent", "_seq", "floor")
+    __slots__ = ("_head", "_ms", "_percent", "_seq", "_tag", "floor")
 
     def __init__(self, floor: EntryId) -> None:
         self.floor = floor  # what is known reaches back to here
-        self._ms, self._seq, self._percent = array("Q"), array("Q"), array("d")
+        self._ms, self._seq, self._percent, self._tag = array("Q"), array("Q"), array("d"), array("Q")
         self._head = 0
 
     def __len__(self) -> int:
         return len(self._ms) - self._head
 
-    def append(self, id: EntryId, percent: float = math.nan) -> None:
-        """The entry was dropped, or its percent raised to `percent`."""
+    def append(self, id: EntryId, percent: float = math.nan, owner: int = 0, kind: int = 0) -> None:
+        """The entry was dropped, or its percent raised to `percent`. `owner` and `kind` (below 256) are for `of`."""
         self._ms.append(id >> 64)
         self._seq.append(id & SEQUENCE)
         self._percent.append(percent)
+        self._tag.append(owner << 8 | kind)
 
     def drop_first(self) -> None:
         self.floor = max(self.floor, self._at(self._head))
         self._head += 1
         if self._head * 2 > len(self._ms):
-            for column in (self._ms, self._seq, self._percent):
+            for column in (self._ms, self._seq, self._percent, self._tag):
                 del column[: self._head]
             self._head = 0
 
     def get(self, id: EntryId) -> float | None:
         """NaN where the entry was dropped, the percent that it was raised to, None where it passed as it came."""
+        low = self._find(id)
+        return self._percent[low] if low < len(self._ms) and self._at(low) == id else None
+
+    def of(self, owner: int, after: EntryId, most: int) -> tuple[dict[EntryId, int], EntryId | None]:
+        """The ids and kinds of an owner's entries among the `most` that come after an id, and the id of the last that
+        was looked at, None where there are no more.
+        """
+        first = self._find(EntryId(after + 1))
+        last = min(first + most, len(self._tag))
+        found = {self._at(at): self._tag[at] & 255 for at in range(first, last) if self._tag[at] >> 8 == owner}
+        return found, self._at(last - 1) if last < len(self._tag) else None
+
+    def _find(self, id: EntryId) -> int:
         low, high = self._head, len(self._ms)
         while low < high:
             middle = (low + high) // 2
@@ -100,7 +114,7 @@ class Verdicts:
                 low = middle + 1
             else:
                 high = middle
-        return self._percent[low] if low < len(self._ms) and self._at(low) == id else None
+        return low
 
     def _at(self, index: int) -> EntryId:
         return EntryId(self._ms[index] << 64 | self._seq[index])

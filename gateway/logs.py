@@ -1,28 +1,39 @@
 """Log lines: JSON or text on stderr, tokens redacted, repeated lines rate-limited. Never decides what is logged."""
 
+import json
 import logging
+import os
 import re
+import threading
 import time
+from collections import deque
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import orjson
-from aiohttp.http_exceptions import HttpProcessingError
-
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-# A token in a query or a header, anything shaped like a JWT, and the password of a URL.
+# A token in a query or a header, and the password of a URL.
 _SECRETS: Final = (
     (re.compile(r"(access_token=|[Bb]earer\s+)[^\s&\"'\\]+"), r"\1***"),
-    (re.compile(r"\beyJ[\w-]+\.[\w-]*\.[\w-]*"), "***"),
     (re.compile(r"(://[^\s/:@]*:)[^\s/@]+@"), r"\1***@"),
 )
+_WORD: Final = re.compile(r"[\w.-]+")
+UNWRITTEN_MOST: Final = 1 << 20
+"""Bytes of lines that wait for standard error at most."""
+PARTING: Final = 1.0
+"""Seconds that the last lines have at the end of the process."""
 
 
 def redact(text: str) -> str:
-    """`text` without tokens and passwords."""
+    """`text` without tokens and passwords, in time linear in its length."""
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
-    return text
+    return _WORD.sub(_without_jwt, text) if "eyJ" in text else text
+
+
+def _without_jwt(word: re.Match[str]) -> str:
+    """A word without what is shaped like a JWT in it, which always begins with `{"` in base64."""
+    text, begin = word[0], word[0].find("eyJ")
+    return text[:begin] + "***" if begin >= 0 and text.count(".", begin) >= 2 else text
 
 
 class _Formatter(logging.Formatter):
@@ -44,7 +55,7 @@ class _Formatter(logging.Formatter):
 
 class JsonFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return redact(orjson.dumps(self.members(record), default=str).decode())
+        return redact(json.dumps(self.members(record), default=str, ensure_ascii=False, separators=(",", ":")))
 
 
 class TextFormatter(_Formatter):
@@ -57,13 +68,66 @@ class TextFormatter(_Formatter):
         return redact(head + tail + (f"\n{exception}" if exception else ""))
 
 
+class Stderr(logging.Handler):
+    """Writes lines to a descriptor from a thread of its own, so that one that nobody reads stops nothing: lines beyond
+    UNWRITTEN_MOST bytes are dropped and counted.
+    """
+
+    def __init__(self, descriptor: int = 2) -> None:
+        super().__init__()
+        self.dropped = 0
+        self._descriptor = descriptor
+        self._lines: deque[bytes] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+        threading.Thread(target=self._write, name="stderr", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record).encode("utf-8", "backslashreplace") + b"\n"
+        except Exception:
+            self.handleError(record)
+            return
+        with self._changed:
+            if self._bytes + len(line) > UNWRITTEN_MOST:
+                self.dropped += 1
+                return
+            self._bytes += len(line)
+            self._lines.append(line)
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Waits for what was logged to be written, PARTING seconds at most. Called at the end of the process."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._bytes, PARTING)
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._lines))
+                line = self._lines.popleft()
+            left = memoryview(line)
+            try:
+                while left:
+                    left = left[os.write(self._descriptor, left) :]
+            except OSError:  # closed, or non-blocking and full
+                self.dropped += 1
+            with self._changed:
+                self._bytes -= len(line)
+                self._changed.notify_all()
+
+
+def dropped() -> int:
+    """Log lines that standard error did not take."""
+    return sum(handler.dropped for handler in logging.getLogger().handlers if isinstance(handler, Stderr))
+
+
 def setup(level: str, format: str) -> None:
     """Sends every logger's lines to stderr; `level` and `format` are those of SSE_LOG_LEVEL and SSE_LOG_FORMAT."""
-    handler = logging.StreamHandler()
+    handler = Stderr()
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    logging.getLogger("aiohttp.server").addFilter(Malformed())
 
 
 class Limited:
@@ -86,18 +150,3 @@ class Limited:
         self._windows[key] = began, count + 1
         if count < self._burst:
             self._logger.warning(message, extra=members)
-
-
-class Malformed(logging.Filter):
-    """In place of aiohttp's traceback for each malformed request, which quotes it, a short line, rate-limited."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._limited = Limited(logging.getLogger(__name__))
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, HttpProcessingError):
-            return True
-        self._limited.warning("malformed", "malformed HTTP request refused", error=type(error).__name__)
-        return False

@@ -22,7 +22,7 @@ KINDS: Final = ("operation", "project", "multi")
 STATES: Final = ("running", "stalled")
 GAPS: Final = ("trimmed", "unknown", "reset")
 TYPES: Final = (*schema.TYPES, "other")
-REFUSALS: Final = (400, 401, 403, 404, 405, 429, 503)
+REFUSALS: Final = (400, 401, 403, 404, 405, 417, 429, 503)
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 _KNOWN = frozenset(schema.TYPES)
@@ -55,6 +55,7 @@ class Metrics(Collector):
         self.redis_up = False
         self.connections_limit = 0
         self.operations: Callable[[], dict[str, int]] = lambda: dict.fromkeys(STATES, 0)
+        self.log_lines_dropped: Callable[[], int] = lambda: 0
         self.log_events: Callable[[], float] = lambda: 0
         self.log_bytes: Callable[[], float] = lambda: 0
         self.stream_lag: Callable[[], float] = lambda: 0
@@ -100,6 +101,9 @@ class Metrics(Collector):
             "replayed_events", "Frames sent from history or Redis to resuming clients.", "", {"": self.replayed}
         )
         yield _counter("replay_gaps", "Streams that could not go on without a gap, by why.", "reason", self.gaps)
+        yield _counter(
+            "log_lines_dropped", "Log lines that standard error did not take.", "", {"": self.log_lines_dropped()}
+        )
         yield _gauge("log_events", "Events in the replay log.", "", {"": self.log_events()})
         yield _gauge("log_bytes", "Bytes in the replay log.", "", {"": self.log_bytes()})
         yield _gauge(

@@ -31,15 +31,19 @@ _id = attrgetter("id")
 
 
 class Operation(Heard):
-    """One operation: its events in the log, and what its current attempt came to. `newest` is its last event's id."""
+    """One operation: its events in the log, and what its current attempt came to. `newest` is its last event's id,
+    `number` its own from 1.
+    """
 
     __slots__ = (
-        "conflict", "ended", "events", "key", "newest", "outcome", "progress", "project", "size", "started", "track",
+        "conflict", "ended", "events", "key", "newest", "number", "outcome", "progress", "project", "size", "started",
+        "track",
     )  # fmt: skip
 
-    def __init__(self, key: Key, project: "Project") -> None:
+    def __init__(self, key: Key, project: "Project", number: int) -> None:
         super().__init__()
         self.key = key
+        self.number = number
         self.project = project
         self.events = Log()
         self.track = Track()
@@ -89,6 +93,7 @@ class Operations:
 
     def __init__(self) -> None:
         self.bytes = 0
+        self._made = 0
         self.running: dict[Key, Operation] = {}
         self.ended: dict[Key, Operation] = {}
         self._table: dict[Key, Operation] = {}
@@ -119,7 +124,8 @@ class Operations:
                 project = self._projects[key[0]] = Project(key[0])
                 self.bytes += PROJECT + getsizeof(project.id)
             key = (project.id, key[1])
-            operation = self._table[key] = Operation(key, project)
+            self._made += 1
+            operation = self._table[key] = Operation(key, project, self._made)
             self._named.setdefault(key[1], {})[key] = operation
             project.size += 1
             self.weigh(operation)

@@ -53,8 +53,12 @@ class Scope:
         yield from self.pairs
 
     def __contains__(self, item: HasKey) -> bool:
-        project, operation = item.key
-        return not self.size or operation in self.operations or project in self.projects or item.key in self.pairs
+        return self.covers(item.key)
+
+    def covers(self, key: Key) -> bool:
+        """Whether this operation is in it."""
+        project, operation = key
+        return not self.size or operation in self.operations or project in self.projects or key in self.pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,8 @@ class Wish:
     """What one request asks for beside its scope, and how it is answered.
 
     Where to begin, how many ended operations to tell of, whether to go on after the end of a single operation; what is
-    told to the browser as its reconnection time, when the stream ends (time.monotonic seconds), and that chunks are
-    understood, which HTTP/1.0 doesn't.
+    told to the browser as its reconnection time, when the stream ends (time.monotonic seconds), that chunks are
+    understood, which HTTP/1.0 doesn't, and the request's id and time (epoch seconds).
     """
 
     last_event_id: str | None = None
@@ -72,3 +76,5 @@ class Wish:
     retry_ms: int = 3000
     expires: float | None = None
     chunked: bool = True
+    request_id: str = ""
+    since: float = 0.0

@@ -7,31 +7,37 @@ import os
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable
+from typing import Final
 
 from aiohttp import web
 
 import gateway
-from gateway import admin
+from gateway import logs
+from gateway.admin import Admin
+from gateway.answers import Answers
 from gateway.api import Api
 from gateway.archive import Archive
 from gateway.auth import Verifier
 from gateway.config import Config
+from gateway.door import Door
 from gateway.history import History
 from gateway.hub import Hub
 from gateway.limits import Limits
-from gateway.logs import Limited
 from gateway.metrics import Metrics
 from gateway.reader import Reader
 from gateway.source import Source
 from gateway.terms import Terms
 
-KEEPALIVE: float = 75.0
-"""Seconds that a connection may wait between requests, or for its first."""
-BACKLOG: int = 4096
+BACKLOG: Final = 4096
 """Connections that the kernel holds until they are accepted: a crowd that returns at once."""
-SPARE_FILES: int = 64
+ACCEPTS: Final = 16
+"""Connections accepted in one turn, so that those that have to go for them are gone by the next."""
+SPARE_FILES: Final = 64
 """File descriptors for all that is no stream."""
+OWN_FILES: Final = 40
+"""Of those, descriptors that no client of the public face gets: the links to Redis, the admin face, the key set."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,30 +63,37 @@ class Server:
         source = Source(config.redis_url, config.stream, password)
         archive = Archive(source, config.stream, self.hub)
         self._reader = Reader(source, config.stream, self.hub, self.metrics)
-        self._runs = (self._reader.run, archive.run, self.hub.run, self._watch_files)
+        self._runs = (self._reader.run, archive.run, self.hub.run)
         self._verifier = Verifier(config) if config.auth == "jwt" else None
-        self.metrics.connections_limit = self._raise_file_limit()
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        self.metrics.connections_limit = self._fit()
         limits = Limits(self.metrics.connections_limit, config.max_connections_per_client)
         terms = Terms(self.hub, archive, config.heartbeat, config.slow_client_timeout)
         self._api = Api(config, terms, limits, self.metrics, self._verifier, self._reader.ready.is_set)
-        self._public = self._runner(self._api.application())
-        self._admin = self._runner(admin.application(self.metrics, self._ready))
+        self._admin = Admin(self.metrics, self.hub, self._ready)
+        self._runners: list[web.AppRunner] = []
+        self._listening: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         self.metrics.log_events = lambda: len(self.hub.history)
         self.metrics.log_bytes = lambda: self.hub.history.bytes
         self.metrics.operations = self._operations
+        self.metrics.log_lines_dropped = logs.dropped
 
     @property
     def addresses(self) -> tuple[tuple[str, int], tuple[str, int]]:
         """The public and the admin address that are listened on."""
-        return self._public.addresses[0][:2], self._admin.addresses[0][:2]
+        public, admin = (server.sockets[0].getsockname()[:2] for server in self._listening)
+        return public, admin
 
     async def start(self) -> None:
         """Listens, and begins to load the history; readiness follows."""
-        for runner, (host, port) in ((self._public, self._config.listen), (self._admin, self._config.admin_listen)):
-            await runner.setup()
-            await web.SockSite(runner, self._listen(host, port), backlog=BACKLOG).start()
+        config, public, admin = self._config, self._api, self._admin
+        await self._serve("SSE_LISTEN", config.listen, public.application(), public.answers, self._room)
+        await self._serve(
+            "SSE_ADMIN_LISTEN", config.admin_listen, admin.application(), admin.answers, lambda: SPARE_FILES
+        )
         self._tasks = [asyncio.create_task(run()) for run in self._runs]
 
     @property
@@ -121,8 +134,10 @@ class Server:
                 await asyncio.wait([task], timeout=1)
         if self._verifier is not None:
             await self._verifier.close()
-        await self._public.cleanup()
-        await self._admin.cleanup()
+        for listening in self._listening:
+            listening.close()
+        for runner in self._runners:
+            await runner.cleanup()
 
     def _ready(self) -> bool:
         return self._reader.ready.is_set() and not self._stopping.is_set()
@@ -131,41 +146,51 @@ class Server:
         known = self.hub.history.operations
         return {"running": len(known.running) - known.silence.stalled, "stalled": known.silence.stalled}
 
-    def _raise_file_limit(self) -> int:
-        """Takes all file descriptors that the system allows. How many streams there is room for."""
-        wanted = self._config.max_connections
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        if most == resource.RLIM_INFINITY or most >= wanted + SPARE_FILES:
+    def _fit(self) -> int:
+        """How many streams there is room for."""
+        wanted, files = self._config.max_connections, _files()
+        fit = max(1, files - SPARE_FILES)
+        if fit >= wanted:
             return wanted
-        fit = max(1, most - SPARE_FILES)
         message = "SSE_MAX_CONNECTIONS=%d, but only %d file descriptors are allowed, so %d streams: raise ulimit -n"
-        _log.warning(message, wanted, most, fit)
+        _log.warning(message, wanted, files, fit)
         return fit
 
-    async def _watch_files(self) -> None:
-        """Says that descriptors have run out: the event loop closes what it can't accept, and says nothing."""
-        limited = Limited(_log)
-        while True:
-            await asyncio.sleep(1)
-            try:
-                socket.socket().close()
-            except OSError as error:
-                message = f"no file descriptor is left, new connections are closed: raise ulimit -n ({error})"
-                limited.warning("files", message, streams=len(self.hub.subscribers))
+    def _room(self) -> int:
+        """How many clients there is room for beside the streams."""
+        most = min(_files() - OWN_FILES, self.metrics.connections_limit + BACKLOG)
+        return most - len(self.hub.subscribers)
+
+    async def _serve(
+        self, variable: str, at: tuple[str, int], app: web.Application, answers: Answers, room: Callable[[], int]
+    ) -> None:
+        runner = web.AppRunner(app, shutdown_timeout=1.0)
+        await runner.setup()
+        self._runners.append(runner)
+        assert runner.server is not None
+        door = Door(runner.server, answers, room)
+        try:
+            listening = self._listen(*at)
+        except OSError as error:
+            raise OSError(f"{variable}={at[0]}:{at[1]}: {error.strerror or error}") from None
+        loop = asyncio.get_running_loop()
+        self._listening.append(await loop.create_server(door, sock=listening, backlog=ACCEPTS))
+        listening.listen(BACKLOG)
 
     def _listen(self, host: str, port: int) -> socket.socket:
         """A listening socket. What is set here, the connections that it accepts inherit."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listening = socket.create_server((host, port), family=family)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: one that vanished acknowledges nothing (RFC 5482)
             milliseconds = round(self._config.slow_client_timeout * 1000)
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         return listening
 
-    @staticmethod
-    def _runner(app: web.Application) -> web.AppRunner:
-        return web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE, shutdown_timeout=1.0)
+
+def _files() -> int:
+    """How many file descriptors the process may have."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 async def serve(config: Config) -> None:

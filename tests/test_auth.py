@@ -13,6 +13,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from gateway import auth
 from gateway.auth import Grant
 from gateway.logs import JsonFormatter, TextFormatter
 from gateway.scope import Scope
@@ -117,11 +118,18 @@ async def test_a_public_key_verifies_its_algorithm_only(start: Start, tmp_path: 
     assert await status(gateway, Authorization=f"Bearer {forged}") == 401
 
 
+def _jwk(algorithm: str, key: Any = None) -> dict[str, str]:
+    public = (key or KEYS[algorithm]).public_key()
+    made: dict[str, str] = json.loads(jwt.get_algorithm_by_name(algorithm).to_jwk(public))
+    return made
+
+
 class Keys:
     """A JWKS endpoint whose keys and manners can be changed."""
 
     def __init__(self) -> None:
         self.keys: dict[str, str] = {"one": "RS256"}
+        self.more: list[dict[str, str]] = []
         self.asked = 0
         self.broken = False
         self.url = ""
@@ -130,11 +138,8 @@ class Keys:
         self.asked += 1
         if self.broken:
             return web.Response(status=500)
-        keys = []
-        for kid, algorithm in self.keys.items():
-            public = KEYS[algorithm].public_key()
-            jwk = json.loads(jwt.get_algorithm_by_name(algorithm).to_jwk(public))
-            keys.append(jwk | {"kid": kid, "use": "sig"})
+        keys = [_jwk(algorithm) | {"kid": kid, "use": "sig"} for kid, algorithm in self.keys.items()]
+        keys += self.more
         keys.append(
             {"kty": "oct", "kid": "shared", "k": jwt.utils.base64url_encode(SECRET.encode()).decode(), "alg": "HS256"}
         )
@@ -167,17 +172,24 @@ async def test_a_key_set_is_fetched_and_refreshed_on_an_unknown_kid_within_bound
     assert keys.asked == 1
     keys.keys["two"] = "ES256"
     keys.keys["three"] = "EdDSA"
-    for number in range(20):  # unknown kids can't make it ask again and again
-        assert await status(gateway, Authorization=f"Bearer {signed(f'x{number}', 'RS256')}") == 401
+    for number in range(20):  # unknown kids can't make it ask again and again, and aren't told that they are wrong
+        assert await status(gateway, Authorization=f"Bearer {signed(f'x{number}', 'RS256')}") == 503
+    assert await status(gateway, Authorization=f"Bearer {signed('two', 'ES256')}") == 503
     assert keys.asked == 1
-    monkeypatch.setattr("gateway.auth.JWKS_COOLDOWN", 0.0)
+    monkeypatch.setattr("gateway.keys.JWKS_COOLDOWN", 0.0)
     assert await status(gateway, Authorization=f"Bearer {signed('two', 'ES256')}") == 404
     assert await status(gateway, Authorization=f"Bearer {signed('three', 'EdDSA')}") == 404
     assert keys.asked == 2
+    monkeypatch.setattr("gateway.keys.JWKS_COOLDOWN", 60.0)
+    for number in range(20):  # now the set is known to lack them
+        assert await status(gateway, Authorization=f"Bearer {signed(f'x{number}', 'RS256')}") == 401
+    assert await status(gateway, Authorization=f"Bearer {signed('new', 'RS256')}") == 503
+    assert keys.asked == 2
+    monkeypatch.setattr("gateway.keys.JWKS_COOLDOWN", 0.0)
     assert await status(gateway, Authorization=f"Bearer {token(SECRET, headers={'kid': 'shared'})}") == 401
     assert await status(gateway, Authorization=f"Bearer {signed('one', 'ES256')}") == 401
     keys.broken = True
-    monkeypatch.setattr("gateway.auth.JWKS_MAX_AGE", 0.0)
+    monkeypatch.setattr("gateway.keys.JWKS_MAX_AGE", 0.0)
     assert await status(gateway, Authorization=f"Bearer {signed('one', 'RS256')}") == 404
     keys.broken = False
     del keys.keys["one"]
@@ -195,8 +207,47 @@ async def test_a_key_set_that_cannot_be_fetched_is_a_temporary_refusal(
         assert [message.type for message in await refused.rest()] == ["refused"]
         assert refused.parser.retry is not None
     keys.broken = False
-    monkeypatch.setattr("gateway.auth.JWKS_COOLDOWN", 0.0)
+    monkeypatch.setattr("gateway.keys.JWKS_COOLDOWN", 0.0)
     assert await status(gateway, **bearer) == 404
+
+
+async def test_of_keys_that_share_an_id_or_have_none_the_one_that_fits_counts(
+    start: Start, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 7517 section 4.5."""
+    other = rsa.generate_private_key(65537, 2048)
+    keys.keys = {}
+    keys.more = [_jwk("RS256") | {"kid": "a"}, _jwk("ES256") | {"kid": "a"}, _jwk("RS256", other) | {"kid": "a"}]
+    keys.more += [_jwk("EdDSA")]
+    gateway = await start(SSE_AUTH="jwt", SSE_JWKS_URL=keys.url)
+
+    async def answered(key: Any, algorithm: str, **headers: str) -> int:
+        return await status(gateway, Authorization=f"Bearer {token(key, algorithm, headers=headers)}")
+
+    for key, algorithm in ((KEYS["RS256"], "RS256"), (KEYS["ES256"], "ES256"), (other, "RS256")):
+        assert await answered(key, algorithm, kid="a") == 404
+        assert await answered(key, algorithm) == 404  # it may leave its key out
+    assert await answered(KEYS["EdDSA"], "EdDSA") == 404
+    assert await answered(KEYS["EdDSA"], "EdDSA", kid="b") == 404  # the set may leave it out
+    stranger = rsa.generate_private_key(65537, 2048)
+    assert await answered(stranger, "RS256", kid="a") == 401
+    assert await answered(stranger, "RS256") == 503  # a new key without an id? the next set tells
+    monkeypatch.setattr("gateway.keys.JWKS_COOLDOWN", 0.0)
+    assert await answered(stranger, "RS256") == 401
+    keys.more.append(_jwk("RS256", stranger))
+    assert await answered(stranger, "RS256") == 404
+
+
+async def test_remembered_tokens_are_bounded_in_bytes(guarded: Gateway) -> None:
+    verifier = guarded.server._verifier
+    for number in range(300):
+        many = token(SECRET, operations=[f"{number}-{each}" * 4 for each in range(300)])
+        await verifier.verify(many)
+    assert 0 < verifier._cached <= auth.CACHE
+    assert len(verifier._cache) < 300
+    for each in list(verifier._cache):
+        verifier._forget(each)
+    assert verifier._cached == 0
 
 
 async def test_scopes_are_held_against_the_grant(guarded: Gateway, worker: Worker) -> None:

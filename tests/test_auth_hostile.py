@@ -80,7 +80,7 @@ async def test_what_a_tokens_header_says_never_chooses_the_key(start: Start) -> 
         ]
         for header in headers:
             forgery = forged(header, signature=b"x" * 256)
-            assert await status(gateway, Authorization=f"Bearer {forgery}") == 401, header
+            assert await status(gateway, Authorization=f"Bearer {forgery}") in (401, 503), header
         assert asked == []
         assert await status(gateway, **signed()) == 404
 
@@ -132,7 +132,7 @@ async def test_thousands_of_bad_tokens_cost_no_memory_and_no_fetch(start: Start)
         assert await status(gateway, **signed()) == 404
         for number in range(1000):
             bad = forged({"alg": "RS256", "kid": f"k{number}" if number % 2 else "one"}, signature=b"%256d" % number)
-            assert await status(gateway, Authorization=f"Bearer {bad}") == 401
+            assert await status(gateway, Authorization=f"Bearer {bad}") == (503 if number % 2 else 401)
         assert asked == 1
         verifier = gateway.server._verifier
         assert len(verifier._cache) == 1
@@ -155,8 +155,8 @@ HOSTILE: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", [*HOSTILE, "a redirect", "one that never answers", "one that never ends"])
 async def test_a_hostile_key_set_changes_nothing(start: Start, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr("gateway.auth.JWKS_COOLDOWN", 0.0)
-    monkeypatch.setattr("gateway.auth.JWKS_TIMEOUT", 0.5)
+    monkeypatch.setattr("gateway.keys.JWKS_COOLDOWN", 0.0)
+    monkeypatch.setattr("gateway.keys.JWKS_TIMEOUT", 0.5)
     hostile = False
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -178,7 +178,7 @@ async def test_a_hostile_key_set_changes_nothing(start: Start, monkeypatch: pyte
         gateway = await start(SSE_AUTH="jwt", SSE_JWKS_URL=url)
         assert await status(gateway, **signed()) == 404
         hostile = True
-        monkeypatch.setattr("gateway.auth.JWKS_MAX_AGE", 0.0)
+        monkeypatch.setattr("gateway.keys.JWKS_MAX_AGE", 0.0)
         began = time.monotonic()
         assert await status(gateway, **signed()) == 404, "the keys there are stay in use"
         assert await status(gateway, **signed("unknown")) == 503, "whether it holds can't be told"
@@ -201,8 +201,8 @@ async def test_a_key_set_may_come_in_pieces(start: Start) -> None:
 
 
 async def test_keys_rotate_without_a_gap(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.auth.JWKS_COOLDOWN", 0.05)
-    monkeypatch.setattr("gateway.auth.JWKS_MAX_AGE", 0.1)
+    monkeypatch.setattr("gateway.keys.JWKS_COOLDOWN", 0.05)
+    monkeypatch.setattr("gateway.keys.JWKS_MAX_AGE", 0.1)
     kids = ["a"]
 
     async def answer(request: web.Request) -> web.Response:
@@ -219,7 +219,8 @@ async def test_keys_rotate_without_a_gap(start: Start, monkeypatch: pytest.Monke
             old = kids.pop(0)
             await asyncio.sleep(0.2)
             assert await status(gateway, **signed(new)) == 404
-            assert await status(gateway, **signed(old)) == 401
+            while (answered := await status(gateway, **signed(old))) != 401:  # once the set is known to lack it
+                assert answered == 503
 
 
 IDS = st.frozensets(st.sampled_from(["o0", "o1", "o2", "o3", "o4"]), max_size=3)

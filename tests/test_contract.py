@@ -711,6 +711,7 @@ async def test_metrics_are_all_there_without_identifying_labels(gateway: Gateway
         "delivery_seconds": "histogram",
         "replayed_events_total": "counter",
         "replay_gaps_total": "counter",
+        "log_lines_dropped_total": "counter",
         "log_events": "gauge",
         "log_bytes": "gauge",
         "redis_up": "gauge",

@@ -12,8 +12,8 @@ PACKAGE = Path(gateway.__file__).parent
 ORDER = (
     "schema event members scope frame shaping config metrics logs trace "  # words
     "log silence operations history cursor topics hub limits "  # state
-    "source pages reader archive terms auth handshake wire connection "  # edges
-    "ui problem answers api admin "  # faces
+    "source pages reader archive terms keys auth handshake wire connection "  # edges
+    "ui problem answers door state api admin "  # faces
     "server __main__"  # process
 ).split()
 # What asks the stream, and what asks sentinels and cluster nodes where it is.

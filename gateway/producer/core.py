@@ -26,8 +26,8 @@ _TOKENS: Final = (
     (re.compile(r"(https?://)[^/\s@'\"]+@"), r"\1***@"),
     (re.compile(r"\b(?:gh[pousr]_|github_pat_)\w+"), "***"),
     (re.compile(r"(?i)\b(bearer|token|basic)\s+[\w.~+/=-]{8,}"), r"\1 ***"),
-    (re.compile(r"\beyJ[\w-]+\.[\w-]*\.[\w-]*"), "***"),
 )
+_WORD: Final = re.compile(r"[\w.-]+")
 
 STOPPED: Final = {"error": "The sync was stopped before its end", "error_code": "UNKNOWN", "retryable": False}
 """The standard error of a sync that was cancelled, interrupted or exited: none of GitHub's."""
@@ -36,10 +36,16 @@ log = logging.getLogger("gateway.producer")
 
 
 def redact(text: str) -> str:
-    """`text` without tokens: user info of URLs, GitHub's token forms, Authorization values, JWTs."""
+    """`text` without tokens: user info of URLs, GitHub's token forms, Authorization values, JWTs. In linear time."""
     for pattern, replacement in _TOKENS:
         text = pattern.sub(replacement, text)
-    return text
+    return _WORD.sub(_without_jwt, text) if "eyJ" in text else text
+
+
+def _without_jwt(word: re.Match[str]) -> str:
+    """A word without what is shaped like a JWT in it, which always begins with `{"` in base64."""
+    text, begin = word[0], word[0].find("eyJ")
+    return text[:begin] + "***" if begin >= 0 and text.count(".", begin) >= 2 else text
 
 
 @dataclass(frozen=True, slots=True)

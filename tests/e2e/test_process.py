@@ -40,9 +40,10 @@ def test_version() -> None:
 
 
 def test_bad_settings_stop_the_start_with_one_message() -> None:
-    done = run(SSE_HEARTBEAT="never", SSE_DRAIN="x", SSE_JWT_SECRET="hush-hush")
+    done = run(SSE_HEARTBEAT="never", SSE_DRAIN="x", SSE_JWT_SECRET="hush-hush", SSE_HARTBEAT="1s")
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 3
+    assert done.stderr.count("\n") == 4
+    assert "SSE_HARTBEAT: unknown variable" in done.stderr
     assert "SSE_HEARTBEAT='never'" in done.stderr
     assert "SSE_DRAIN='x'" in done.stderr
     assert "hush" not in done.stderr
@@ -114,3 +115,29 @@ async def test_it_runs_without_uvloop_too(
         seen = await stream.until_id(ids[-1], timeout=20)
         assert [message.last_event_id for message in seen] == ids
     assert process.stop()[0] == 0
+
+
+async def test_a_stderr_that_nobody_reads_stops_nothing(
+    worker: Worker, shared_redis: RedisServer, launch: Launch
+) -> None:
+    process = await asyncio.to_thread(
+        launch, SSE_REDIS_URL=shared_redis.url, SSE_STREAM=worker.key, SSE_LOG_LEVEL="debug"
+    )
+    async with aiohttp.ClientSession() as session, connect(session, process.url + "/api/projects/p-1/stream") as stream:
+        for _ in range(6):  # a pipe takes 64 KiB, the gateway keeps 1 MiB more
+            for _ in range(200):
+                path = f"/api/operations/{'x' * 250}/stream?projectId={'y' * 250}&" + "projectId=y&" * 60
+                async with session.get(process.url + path, headers={"Connection": "close"}) as response:
+                    assert response.status == 200
+            id = await worker.publish("started")
+            async with asyncio.timeout(5):
+                assert (await stream.until_id(id))[-1].last_event_id == id
+            if "log_lines_dropped_total 0.0" not in await asyncio.to_thread(process.metrics):
+                break
+        assert "log_lines_dropped_total 0.0" not in await asyncio.to_thread(process.metrics)
+    process.signal(signal.SIGTERM)  # and it ends, though its last lines go nowhere
+    assert process.popen is not None
+    assert await asyncio.to_thread(process.popen.wait, 10) == 0
+    for pipe in (process.popen.stdout, process.popen.stderr):
+        assert pipe is not None
+        pipe.close()

@@ -1,0 +1,214 @@
+"""Connections before they are streams: what is answered without a route, half-closed clients, and who goes for whom."""
+
+import asyncio
+import json
+import logging
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gateway.metrics import REFUSALS
+from tests.conftest import Gateway, Start, Worker
+
+BAD = {
+    "no HTTP": b"hello\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 20 + b"\r\n\r\n",
+    "a bad header": b"GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n",
+    "a long line": b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\n\r\n",
+    "two lengths": b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    "a bad version": b"GET / HTTP/9\r\n\r\n",
+}
+
+
+def port(gateway: Gateway, *, admin: bool = False) -> int:
+    return int((gateway.admin if admin else gateway.url).rpartition(":")[2])
+
+
+async def exchange(gateway: Gateway, request: bytes, *, half_close: bool = False, admin: bool = False) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port(gateway, admin=admin))
+    writer.write(request)
+    if half_close:
+        writer.write_eof()
+    try:
+        async with asyncio.timeout(5):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+def told(answer: bytes) -> tuple[str, dict[str, object]]:
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    return head, json.loads(body)
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("admin", [False, True])
+async def test_what_is_no_http_is_a_problem_that_tells_nothing_of_the_server(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture, name: str, admin: bool
+) -> None:
+    before = await gateway.metric("requests_rejected_total", status="400")
+    for _ in range(20):
+        head, problem = told(await exchange(gateway, BAD[name], admin=admin))
+    assert " 400 " in head.splitlines()[0]
+    assert "application/problem+json" in head
+    assert (problem["status"], problem["title"]) == (400, "Bad Request")
+    assert "Server: sse-gateway" in head
+    assert not re.search("(?i)python|aiohttp", head + str(problem))
+    if not admin:
+        assert await gateway.metric("requests_rejected_total", status="400") == before + 20
+    lines = [each for each in caplog.records if each.levelno >= logging.WARNING and each.name.startswith("gateway.a")]
+    assert len(lines) <= 5
+    assert not any(each.exc_info for each in caplog.records)
+
+
+@pytest.mark.parametrize("path", ["/api/projects/p/stream", "/api/operations/o", "/nowhere", "/"])
+async def test_an_expectation_that_is_not_understood_is_417(
+    start: Start, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    gateway = await start(SSE_AUTH="jwt", SSE_JWT_SECRET="s" * 32)
+    for _ in range(20):
+        request = f"GET {path} HTTP/1.1\r\nHost: x\r\nExpect: foo\r\nConnection: close\r\n\r\n".encode()
+        head, problem = told(await exchange(gateway, request))
+        assert head.startswith("HTTP/1.1 417 ")
+        assert problem["status"] == 417
+        assert "100-continue" in str(problem["detail"])
+        assert "Server: sse-gateway" in head
+    assert await gateway.metric("requests_rejected_total", status="417") == 20
+    assert 417 in REFUSALS
+    lines = [each.message for each in caplog.records if "Expect" in each.message]
+    assert 1 <= len(lines) <= 5
+
+
+async def test_100_continue_is_understood(gateway: Gateway) -> None:
+    answer = await exchange(
+        gateway,
+        b"GET /api/projects/p/operations HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n",
+    )
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK")
+
+
+async def test_a_bug_is_a_problem_too(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError("a secret of the code")
+
+    monkeypatch.setattr(gateway.server._api, "_known", broken)
+    async with gateway.session.get(gateway.url + "/api/operations/o", headers={"X-Request-ID": "mine"}) as response:
+        assert response.status == 500
+        assert response.content_type == "application/problem+json"
+        assert response.headers["Server"] == "sse-gateway"
+        text = await response.text()
+    assert "secret" not in text
+    assert "mine" in text
+    assert await gateway.metric("requests_rejected_total", status="500") == 1
+    assert [each.exc_info[0] for each in caplog.records if each.exc_info] == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize("pause", [0, 0.05])
+async def test_who_half_closes_behind_the_request_is_answered(gateway: Gateway, worker: Worker, pause: float) -> None:
+    await worker.publish("started", "op-1")
+    async with gateway.stream("/api/operations/op-1/stream") as stream:
+        await stream.read()
+        for path in ("/api/operations/op-1", "/api/projects/p-1/operations", "/nowhere"):
+            request = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port(gateway))
+            writer.write(request)
+            await asyncio.sleep(pause)  # 0: the end comes with the request, else with an idle connection
+            writer.write_eof()
+            async with asyncio.timeout(2):
+                answer = await reader.read()  # and the connection is closed
+            assert answer.count(b"HTTP/1.1 ") == 1
+            assert answer.startswith(b"HTTP/1.1 404" if path == "/nowhere" else b"HTTP/1.1 200")
+            writer.close()
+
+
+async def test_several_requests_before_the_half_close_are_all_answered(gateway: Gateway) -> None:
+    request = b"GET /api/projects/p/operations HTTP/1.1\r\nHost: x\r\n\r\n"
+    answer = await exchange(gateway, request * 3, half_close=True)
+    assert answer.count(b"HTTP/1.1 200 OK") == 3
+
+
+async def test_a_stream_ends_with_its_clients_side_and_says_so_where_it_can(gateway: Gateway) -> None:
+    """A tab that was closed looks the same: its place must be free at once, for the one that is opened next."""
+    request = b"GET /api/projects/p/stream HTTP/1.1\r\nHost: x\r\n\r\n"
+    answer = await exchange(gateway, request, half_close=True)
+    if answer:  # where the end was seen before the stream had begun
+        head, problem = told(answer)
+        assert head.startswith("HTTP/1.1 400 ")
+        assert "keep the connection open" in str(problem["detail"])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port(gateway))
+    writer.write(request)
+    await reader.readuntil(b"heartbeat")
+    writer.write_eof()
+    async with asyncio.timeout(2):
+        await reader.read()
+        while await gateway.metric("connections", scope="project"):
+            await asyncio.sleep(0.01)
+    writer.close()
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /api/projects/p/stream HTTP/1.1\r\nHost: x\r\n"], ids=["silent", "half"])
+async def test_silent_sockets_take_no_place_of_a_listener_a_newcomer_or_the_platform(
+    start: Start, monkeypatch: pytest.MonkeyPatch, worker: Worker, said: bytes
+) -> None:
+    """400 connections where 300 descriptors are; here by the limit that the process sees."""
+    monkeypatch.setattr("gateway.server.resource.setrlimit", lambda *_: None)
+    monkeypatch.setattr("gateway.server.resource.getrlimit", lambda *_: (300, 300))
+    gateway = await start()
+    assert await gateway.metric("connections_limit") == 236
+    silent: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    async with gateway.stream("/api/projects/p-1/stream") as listener:
+        await listener.read()
+        for _ in range(400):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port(gateway))
+            writer.write(said)
+            silent.append((reader, writer))
+        began = time.monotonic()
+        async with gateway.stream("/api/projects/p-1/stream") as newcomer:  # and it gets in
+            await newcomer.read()
+            for path in ("/healthz", "/readyz", "/metrics", "/operations/nobody"):
+                async with gateway.session.get(gateway.admin + path) as response:
+                    assert response.status == (404 if path.startswith("/op") else 200)
+            id = await worker.publish("started", "op-1")
+            for stream in (listener, newcomer):
+                assert (await stream.until_id(id))[-1].last_event_id == id
+        assert time.monotonic() - began < 15
+        async with asyncio.timeout(5):
+            gone = [await reader.read() for reader, _ in silent[:100]]  # the oldest went first
+        assert gone == [b""] * 100
+        assert len(gateway.server._listening[0].sockets) == 1
+    for _, writer in silent:
+        writer.close()
+
+
+async def test_who_has_asked_before_stays_longer_than_who_never_has(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.server.resource.setrlimit", lambda *_: None)
+    monkeypatch.setattr("gateway.server.resource.getrlimit", lambda *_: (120, 120))
+    gateway = await start()
+    request = b"GET /api/projects/p/operations HTTP/1.1\r\nHost: x\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port(gateway))
+    writer.write(request)
+    await reader.readuntil(b"[]}")
+    others = [await asyncio.open_connection("127.0.0.1", port(gateway)) for _ in range(200)]
+    writer.write(request)
+    async with asyncio.timeout(2):
+        assert b"200 OK" in await reader.readuntil(b"[]}")
+    for _, each in [(reader, writer), *others]:
+        each.close()
+
+
+def test_a_port_in_use_names_its_variable(gateway: Gateway) -> None:
+    for variable in ("SSE_LISTEN", "SSE_ADMIN_LISTEN"):
+        environment = {"SSE_AUTH": "none", "SSE_LISTEN": "127.0.0.1:0", "SSE_ADMIN_LISTEN": "127.0.0.1:0"}
+        taken = gateway.url.removeprefix("http://")
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway"], env=environment | {variable: taken}, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert f"{variable}={taken}: Address already in use" in done.stderr
