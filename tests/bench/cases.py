@@ -19,7 +19,6 @@ from tests.bench.harness import (
     entry,
     load,
     pinned,
-    publish,
     result,
     steady,
 )
@@ -78,10 +77,12 @@ def fan_out(
     } | {name: found[name] for name in LATENCY}
 
 
-def floor(server: RedisServer, clients: int = 1000, rate: float = 20, seconds: float = 6, *look: str) -> Figures:
+def floor(
+    server: RedisServer, clients: int = 1000, rate: float = 20, seconds: float = 6, *look: str, topics: int = 1
+) -> Figures:
     """The same by a C loop of send(). A rate of 0 is as fast as it goes."""
     port = free_port()
-    command = [str(BUILD / "floor"), str(port), str(clients), str(rate), str(seconds)]
+    command = [str(BUILD / "floor"), str(port), str(clients), str(rate), str(seconds), "200", str(topics)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=pinned(SERVER_CORE))
     time.sleep(0.1)
     listening = load(port, "/", clients, seconds + 1, *look)
@@ -106,12 +107,33 @@ def flat_out(server: RedisServer, clients: int = 1000, events: int = 4000) -> Fi
     return {"deliveries_per_s": found["events_per_s"], "lost": lost, "skipped": skipped, "p99_ms": found["p99_ms"]}
 
 
+def watched(
+    server: RedisServer, name: str = "gateway", rate: float = 1000, topics: int = 5000, seconds: float = 6
+) -> Figures:
+    """What syncs look like: many operations, two clients each."""
+    peer = SERVERS[name](server)
+    listening = load(peer.port, "/api/operations/%d/stream", 2 * topics, seconds + 2, "-t", str(topics))
+    time.sleep(0.5)
+    used, began = peer.cpu_s(), time.monotonic()
+    sent = steady(peer, rate, seconds, topics)
+    time.sleep(0.5)
+    used, took = peer.cpu_s() - used, time.monotonic() - began
+    found = result(listening)
+    peer.stop()
+    return {
+        "cpu_us": used * 1e6 / (sent * 2),
+        "core_percent": 100 * used / took,
+        "sent_per_s": sent / seconds,
+        "lost": sent * 2 - found["events"],
+    } | {name: found[name] for name in LATENCY}
+
+
 def many_topics(server: RedisServer, topics: int = 10_000, rate: float = 5000, seconds: float = 6) -> Figures:
     """A topic a client."""
     gateway = Gateway(server, SSE_THROTTLE="off")
     listening = load(gateway.port, "/api/operations/%d/stream", topics, seconds + 1)
     before, began = gateway.cpu_s(), time.monotonic()
-    sent = publish(_client(server), rate, seconds, topics=topics)
+    sent = steady(gateway, rate, seconds, topics)
     took = time.monotonic() - began
     used = gateway.cpu_s() - before
     found = result(listening)
@@ -203,7 +225,7 @@ def stalled_clients(server: RedisServer, clients: int = 1000, stalled: int = 100
         gateway = Gateway(server, SSE_THROTTLE="off")
         empty = gateway.memory()
         listening = load(gateway.port, "/api/projects/p-1/stream", clients, seconds + 1, "-s", str(count))
-        publish(_client(server), 50, seconds, size=2000)
+        steady(gateway, 50, seconds, size=2000)
         figures[f"{name}_mib"] = (gateway.memory() - empty) / (1 << 20)
         found = result(listening)
         figures |= {f"{name}_p50_ms": found["p50_ms"], f"{name}_p99_ms": found["p99_ms"]}
@@ -264,7 +286,7 @@ def replicas(server: RedisServer, count: int = 1, clients: int = 5, rate: float 
     listening = [load(each.port, "/api/projects/p-1/stream", clients, seconds + 3) for each in gateways]
     time.sleep(0.5)
     before, stored = [each.cpu_s() for each in gateways], cpu_s(server.process.pid)
-    sent = publish(_client(server), rate, seconds)
+    sent = steady(gateways[0], rate, seconds)
     stored = cpu_s(server.process.pid) - stored
     used = [each.cpu_s() - was for each, was in zip(gateways, before, strict=True)]
     found = [result(each) for each in listening]
@@ -283,6 +305,9 @@ CASES: dict[str, Callable[[RedisServer], Figures]] = {
     "fan_out": fan_out,
     "fan_out_floor": lambda server: floor(server, 1000, 20, 6, *LOOK),
     **{f"fan_out_{name}": partial(fan_out, name=name) for name in SERVERS if name != "gateway"},
+    **{f"watched_{rate}": partial(watched, rate=rate) for rate in (100, 1000, 5000)},
+    "watched_floor": lambda server: floor(server, 10_000, 1000, 6, topics=5000),
+    **{f"watched_{name}": partial(watched, name=name) for name in SERVERS if name != "gateway"},
     "sends": sends,
     "flat_out": flat_out,
     "flat_out_floor": lambda server: floor(server, rate=0, seconds=4),

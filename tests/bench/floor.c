@@ -1,9 +1,9 @@
 /* floor: the least that any server can do: a C loop that calls send() once a client for the same bytes.
  *
- *   floor PORT CLIENTS EVENTS_PER_S SECONDS [SIZE]
+ *   floor PORT CLIENTS EVENTS_PER_S SECONDS [SIZE [TOPICS]]
  *
  * Waits for CLIENTS connections, answers each request, then sends one frame of SIZE bytes of data to every client
- * EVENTS_PER_S times a second (0 = as fast as it goes). Prints one line of JSON: deliveries, seconds, cpu_us (a delivery).
+ * EVENTS_PER_S times a second (0 = as fast as it goes), or with TOPICS to the CLIENTS / TOPICS of the next topic. Prints one line of JSON: deliveries, seconds, cpu_us (a delivery).
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -21,8 +21,8 @@ static uint64_t now_ns(void) { struct timespec t; clock_gettime(CLOCK_REALTIME, 
 static double cpu_s(void) { struct rusage u; getrusage(RUSAGE_SELF, &u); return u.ru_utime.tv_sec + u.ru_stime.tv_sec + (u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6; }
 
 int main(int argc, char **argv) {
-    if (argc < 5) { fprintf(stderr, "usage: floor PORT CLIENTS EVENTS_PER_S SECONDS [SIZE]\n"); return 2; }
-    int port = atoi(argv[1]), n = atoi(argv[2]), rate = atoi(argv[3]), size = argc > 5 ? atoi(argv[5]) : 200;
+    if (argc < 5) { fprintf(stderr, "usage: floor PORT CLIENTS EVENTS_PER_S SECONDS [SIZE [TOPICS]]\n"); return 2; }
+    int port = atoi(argv[1]), n = atoi(argv[2]), rate = atoi(argv[3]), size = argc > 5 ? atoi(argv[5]) : 200, topics = argc > 6 ? atoi(argv[6]) : 1;
     double seconds = atof(argv[4]);
     struct rlimit rl = { 200000, 200000 }; setrlimit(RLIMIT_NOFILE, &rl);
     int one = 1, server = socket(AF_INET, SOCK_STREAM, 0), *fds = calloc(n, sizeof *fds);
@@ -46,7 +46,7 @@ int main(int argc, char **argv) {
         int len = snprintf(block, sizeof block, "id: 1764000000000-%lu\nevent: github_sync_progress\ndata: {\"operationId\":\"op-1\",\"projectId\":\"p-1\",\"percent\":45,\"sent\":%lu,\"message\":\"%.*s\"}\n\n",
                            number, now_ns(), size > 80 ? size - 80 : 0, pad);
         len = snprintf(frame, sizeof frame, "%x\r\n%s\r\n", len, block);
-        for (int i = 0; i < n; i++) { if (send(fds[i], frame, len, MSG_DONTWAIT | MSG_NOSIGNAL) == len) sent++; else full++; }
+        for (int i = number % topics; i < n; i += topics) { if (send(fds[i], frame, len, MSG_DONTWAIT | MSG_NOSIGNAL) == len) sent++; else full++; }
         number++;
     }
     cpu = cpu_s() - cpu;

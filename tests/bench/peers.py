@@ -1,16 +1,17 @@
 """The servers measured beside the gateway, each alone on its core: what people write, and what is there in C."""
 
 import http.client
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import redis
 
-from tests.bench.harness import BUILD, HERE, SERVER_CORE, STREAM, Gateway, Process, pinned
+from tests.bench.harness import BUILD, HERE, SERVER_CORE, STREAM, Gateway, Process, add, pinned
 from tests.redis_server import RedisServer, free_port
 
 NCHAN = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
@@ -31,8 +32,8 @@ class Peer(Process):
         assert self.process.stdout is not None
         assert self.process.stdout.readline(), f"{command[0]} did not start"
 
-    def publish(self, event: dict[str, str]) -> None:
-        self._redis.xadd(STREAM, event, maxlen=100_000, approximate=True)
+    def publish(self, events: Sequence[dict[str, str]]) -> None:
+        add(self._redis, events)
 
 
 def naive(server: RedisServer) -> Peer:
@@ -46,6 +47,13 @@ def better_sse(server: RedisServer) -> Peer:
         flags = ["--no-package-lock", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund"]
         subprocess.run(["npm", "install", *flags], cwd=HERE, check=True, stdout=subprocess.DEVNULL, timeout=300)
     return Peer(server, ["node", "better_sse.mjs"], HERE)
+
+
+def go(server: RedisServer) -> Peer:
+    """net/http and go-redis."""
+    binary = BUILD / "go"
+    subprocess.run(["go", "build", "-o", str(binary), "."], cwd=HERE / "go", check=True, timeout=300)
+    return Peer(server, [str(binary)])
 
 
 class Nchan(Process):
@@ -63,9 +71,12 @@ class Nchan(Process):
         self.pid = int(found[0])
         self._publisher = http.client.HTTPConnection("127.0.0.1", self.port)
 
-    def publish(self, event: dict[str, str]) -> None:
-        self._publisher.request("POST", "/publish", event["data"], {"X-EventSource-Event": event["type"]})
-        self._publisher.getresponse().read()
+    def publish(self, events: Sequence[dict[str, str]]) -> None:
+        for event in events:
+            ids = json.loads(event["data"])
+            body, headers = event["data"], {"X-EventSource-Event": event["type"]}
+            self._publisher.request("POST", f"/publish/{ids['projectId']}/{ids['operationId']}", body, headers)
+            self._publisher.getresponse().read()
 
     def stop(self) -> None:
         self.process.terminate()
@@ -81,5 +92,7 @@ SERVERS: dict[str, Callable[[RedisServer], Process]] = {"gateway": gateway, "aio
 """By the name in tables and plots; those that are installed."""
 if shutil.which("npm"):
     SERVERS["better-sse"] = better_sse
+if shutil.which("go"):
+    SERVERS["Go"] = go
 if NCHAN.exists():
     SERVERS["Nchan"] = Nchan
