@@ -17,12 +17,13 @@ from gateway.cursor import Cursor
 from gateway.event import ZERO, EntryId, Event, Key, Rejected, decode
 from gateway.history import History
 from gateway.hub import Hub
+from gateway.link import UNAVAILABLE, Link, Moved
 from gateway.logs import Limited
 from gateway.pages import Entry, Fate, Info, Pages, Place, entry_id
 from gateway.reader import BACKOFF, WATCH
 from gateway.scope import Scope
 from gateway.shaping import STALE, THROTTLED, Track, shape
-from gateway.source import UNAVAILABLE, Link, Moved, Source
+from gateway.source import Source
 
 PATIENCE: Final = 0.02
 """Seconds between two looks whether the reader has come as far as another replica has."""

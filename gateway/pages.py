@@ -9,7 +9,7 @@ from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
 from gateway.event import ZERO, EntryId, format_id
-from gateway.source import Command, Link, Refused, TooLarge
+from gateway.link import Command, Link, Refused, TooLarge
 
 COUNT: Final = 512
 """Entries asked for at once, at most."""

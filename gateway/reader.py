@@ -14,15 +14,16 @@ from gateway import schema
 from gateway.event import ZERO, EntryId, Event, Rejected, decode, format_id
 from gateway.history import History
 from gateway.hub import Hub
+from gateway.link import UNAVAILABLE, Link, Moved
 from gateway.logs import Limited
 from gateway.metrics import Metrics, type_label
 from gateway.pages import Entry, Fate, Info, Page, Pages, Place, entry_id
 from gateway.shaping import STALE, THROTTLED
-from gateway.source import UNAVAILABLE, Link, Moved, Source
+from gateway.source import Source
 
 BLOCK_MS: Final = 1000
 """How long the doorbell waits; also how soon a reset of an idle stream is noticed."""
-PACE: Final = 0.005
+PACE: Final = 0.010
 """Seconds between two pages while events keep coming: then no doorbell is needed, and a page has many of them."""
 BATCH_BYTES: Final = 256 * 1024
 """Bytes of frames published at once: no subscriber is ever given more in one piece."""

@@ -1,6 +1,6 @@
-"""Redis: the forms of its URL, a link to the node that holds the stream, and one exchange over it.
+"""Where the stream is: the forms of Redis's URL, and which node is the master now.
 
-The only file that imports redis. Opens a link at a time and hands it on; never reads the stream itself.
+Opens a link at a time and hands it on; never reads the stream itself.
 """
 
 import asyncio
@@ -8,137 +8,14 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from redis.asyncio.connection import AbstractConnection, Connection, DefaultParser, parse_url
-from redis.exceptions import AskError, MovedError, RedisError, ResponseError
+from redis.asyncio.connection import parse_url
+from redis.exceptions import AskError, MovedError, RedisError
 
 from gateway.config import ConfigError, shown
+from gateway.link import UNAVAILABLE, Command, Link
 
-TIMEOUT: Final = 4.0
-"""Seconds without a byte after which a link counts as dead; above the reader's BLOCK_MS."""
 ASK_TIMEOUT: Final = 1.0
 """Seconds that a sentinel or a cluster node has to say which node is the master; all are asked at once."""
-
-UNAVAILABLE: Final = (RedisError, OSError)
-"""What a Redis that can't be read raises."""
-
-Refused = ResponseError
-"""What Redis itself answers where it refuses a command."""
-Command = tuple[str | int, ...]
-_OPTIONS: Final[dict[str, Any]] = {
-    "protocol": 2,
-    "socket_timeout": None,  # `exchange` has its own: redis-py's may lose a cancellation
-    "socket_connect_timeout": TIMEOUT,
-    "driver_info": None,  # no CLIENT SETINFO: an ACL user that may only read the key can't run it
-}
-
-
-class TooLarge(RedisError):
-    """A reply is larger than was agreed; it was not read to its end."""
-
-
-class Moved(RedisError):
-    """The node that a link leads to is no longer the one to read."""
-
-
-class _Reads:
-    """A stream that tells of every piece that is read of it."""
-
-    def __init__(self, stream: asyncio.StreamReader, took: Callable[[int], None]) -> None:
-        self._stream = stream
-        self._took = took
-
-    async def read(self, size: int) -> bytes:
-        piece = await self._stream.read(size)
-        self._took(len(piece))
-        return piece
-
-
-class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
-    """redis-py's, with its readings told of."""
-
-    took: Callable[[int], None]
-
-    def on_connect(self, connection: Any) -> None:
-        super().on_connect(connection)
-        self._stream: Any = _Reads(self._stream, self.took)
-
-
-class Link:
-    """One connection to one node. `asking`: the node is taking the stream's slot over, and answers only who asks.
-
-    After an error it must be closed: what a half-read reply leaves behind is never trusted.
-    """
-
-    def __init__(self, options: dict[str, Any], *, asking: bool = False) -> None:
-        kind: type[AbstractConnection] = options.pop("connection_class", Connection)
-        self._connection = kind(**(options | _OPTIONS | {"parser_class": self._parser}))
-        self.asking = asking
-        self._took: Callable[[int], None] | None = None  # told of every piece that is read
-        self._retired = False
-        self.address = (options.get("host", "localhost"), options.get("port", 6379))
-
-    def _parser(self, socket_read_size: int) -> _Parser:
-        parser = _Parser(socket_read_size=socket_read_size)
-        parser.took = self._read
-        return parser
-
-    def _read(self, size: int) -> None:
-        if self._took is not None:
-            self._took(size)
-
-    async def open(self, seconds: float = TIMEOUT) -> "Link":
-        """Connects; itself. Raises UNAVAILABLE."""
-        if self._retired:
-            raise Moved("the node is no longer the master")
-        try:
-            async with asyncio.timeout(seconds):
-                await self._connection.connect()  # type: ignore[no-untyped-call]
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise asyncio.CancelledError  # lost on the way here: asyncio.wait_for does that before Python 3.12
-        except BaseException:
-            await self.close()
-            raise
-        return self
-
-    async def close(self) -> None:
-        await self._connection.disconnect(nowait=True)
-
-    async def retire(self) -> None:
-        """Closes it for good: whoever uses it has to connect anew."""
-        self._retired = True
-        await self.close()
-
-    async def reopen(self) -> None:
-        """The same anew."""
-        await self.close()
-        await self.open()
-
-    async def exchange(self, *commands: Command, limit: int | None = None, seconds: float = TIMEOUT) -> list[Any]:
-        """Sends commands in one write and reads every reply. Raises the first error reply, TimeoutError after so many
-        seconds without a byte, TooLarge as soon as there are more than `limit` bytes.
-        """
-        if self._retired or not self._connection.is_connected:
-            raise Moved("the link is closed")  # redis-py would connect again by itself
-        size, loop = 0, asyncio.get_running_loop()
-        asking = self.asking
-        sent = [each for command in commands for each in (("ASKING",), command)] if asking else list(commands)
-
-        def took(piece: int) -> None:
-            nonlocal size
-            size += piece
-            deadline.reschedule(loop.time() + seconds)
-            if limit is not None and size > limit:
-                raise TooLarge(f"more than {limit} bytes in a reply")
-
-        try:
-            async with asyncio.timeout(seconds) as deadline:
-                self._took = took
-                packed = self._connection.pack_commands(sent)
-                await self._connection.send_packed_command(packed, check_health=False)
-                replies = [await self._connection.read_response() for _ in sent]
-        except TimeoutError:
-            raise TimeoutError(f"no reply within {seconds:g} s") from None
-        return replies[1::2] if asking else replies
 
 
 class Source:

@@ -21,11 +21,11 @@ from gateway.connection import Connection
 from gateway.event import ZERO, EntryId, Event, decode, format_id, parse_id
 from gateway.history import History
 from gateway.hub import Hub
+from gateway.link import Refused
 from gateway.metrics import Metrics
 from gateway.reader import Reader
 from gateway.scope import Scope, Wish
 from gateway.shaping import STALE, Track, shape
-from gateway.source import Refused
 from gateway.terms import State, Terms
 from tests.eventsource import Message, Parser
 from tests.strategies import SCOPES, Entry, entries, fields
@@ -417,7 +417,10 @@ class Machine(RuleBasedStateMachine):
         self._do(redis.add, since)
         had = [entry for entry in self.read if entry in gone]
         moved = [decode(id, each) for id, each in (*had, *since) if id <= before]
-        in_memory = common[-1][0] > self.hubs[0].history.floor and common[-1][0] > self.hubs[1].history.floor
+        # Where nothing that was delivered is left to compare, everybody is told.
+        in_memory = any(entry in self.read for entry in common) and all(
+            common[-1][0] > hub.history.floor for hub in self.hubs
+        )
         for client in self.all:
             if self.deleted or not in_memory or (client.due is None and not client.gaps) or client.blurred:
                 client.blurred = True  # whether the two have something in common depends on what memory holds

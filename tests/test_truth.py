@@ -16,8 +16,9 @@ import aiohttp
 import pytest
 
 from gateway.event import EntryId, format_id
+from gateway.link import Link, Moved
 from gateway.pages import Info, Pages, Place, judge
-from gateway.source import Link, Moved, Source
+from gateway.source import Source
 from tests.conftest import Gateway, Start, Worker, running, working
 from tests.e2e.process import Process
 from tests.eventsource import Message, Stream
