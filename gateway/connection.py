@@ -249,14 +249,14 @@ class Connection(asyncio.Protocol):
                 cursor.gave(items[handed - 1])
             if cursor.replaying:
                 hub.metrics.replayed += min(handed, len(events))
-            hub.count(events[:handed], 1, fresh=self._state is State.LIVE or cursor.lagging)
+            hub.count(events[:handed], 1, time.time() if self._state is State.LIVE or cursor.lagging else None)
         if taken.complete:
             self._beat()
         if cursor.over():
             self.close("terminal")
 
     def _beat(self) -> None:
-        self._wire.write(frame.heartbeat(self.cursor.told, time.time(), self._terms.heartbeat))
+        self._wire.write(frame.heartbeat(self.cursor.told, round(time.time(), 2), self._terms.heartbeat))
 
     def _go_live(self) -> None:
         hub, cursor = self._terms.hub, self.cursor

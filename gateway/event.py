@@ -22,7 +22,7 @@ Key = tuple[str, str]
 """What an operation is: its projectId and its operationId. Queues number their jobs, so neither says it alone."""
 
 ZERO: Final = EntryId(0)
-_SEQUENCE: Final = (1 << 64) - 1
+SEQUENCE: Final = (1 << 64) - 1
 _ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})", re.ASCII)
 _TYPE = re.compile(schema.TYPE_PATTERN.encode())
 _STAMP = re.compile(rb"[0-9TWZtwz:.,+ -]+")  # none of it means anything to JSON
@@ -42,12 +42,12 @@ def parse_id(text: str) -> EntryId | None:
     if match is None:
         return None
     ms, seq = int(match[1]), int(match[2])
-    return EntryId(ms << 64 | seq) if ms <= _SEQUENCE and seq <= _SEQUENCE else None
+    return EntryId(ms << 64 | seq) if ms <= SEQUENCE and seq <= SEQUENCE else None
 
 
 def format_id(id: EntryId) -> str:
     """The id as Redis and browsers write it: `ms-seq`."""
-    return f"{id >> 64}-{id & _SEQUENCE}"
+    return f"{id >> 64}-{id & SEQUENCE}"
 
 
 def valid_id(value: object) -> TypeGuard[str]:
@@ -79,7 +79,7 @@ class Event:
 
     __slots__ = ("current", "data", "frame", "id", "key", "raw", "stamp", "terminal", "type")
 
-    def __init__(self, id: EntryId, type: str, key: Key, data: dict[str, Any], raw: bytes, stamp: str | None) -> None:
+    def __init__(self, id: EntryId, type: str, key: Key, data: dict[str, Any], raw: bytes, stamp: bytes | None) -> None:
         self.id = id
         self.type = type
         self.key = key
@@ -129,7 +129,7 @@ def decode(id: EntryId, fields: Sequence[bytes]) -> Event:
     stamp = entry.get(b"timestamp")
     if stamp is not None and not _is_utc(stamp):
         raise Rejected("timestamp", "field timestamp must be ISO 8601 in UTC, such as 2025-11-24T16:00:00.000Z")
-    return Event(id, type, (project, operation), data, raw, None if stamp is None else stamp.decode())
+    return Event(id, type, (project, operation), data, raw, stamp)
 
 
 def _other_type(written: bytes) -> str:
@@ -171,11 +171,14 @@ def _is_utc(stamp: bytes) -> bool:
         return False
 
 
-def timestamp(ms: int) -> str:
+def timestamp(ms: int) -> bytes:
     """The moment of an entry id, ISO 8601 in UTC."""
-    return f"{_second(ms // 1000)}.{ms % 1000:03d}Z" if ms <= _LAST_MS else "+275760-09-13T00:00:00.000Z"
+    if ms > _LAST_MS:
+        return b"+275760-09-13T00:00:00.000Z"
+    seconds, rest = divmod(ms, 1000)
+    return b"%b.%03dZ" % (_second(seconds), rest)
 
 
 @lru_cache(maxsize=16)
-def _second(seconds: int) -> str:
-    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
+def _second(seconds: int) -> bytes:
+    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S").encode()

@@ -6,11 +6,12 @@ those between tokens are taken out, so none can break the framing.
 """
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 import orjson
 
-from gateway.event import EntryId, Event, format_id, timestamp
+from gateway.event import SEQUENCE, EntryId, Event, format_id, timestamp
 from gateway.members import add, members, put
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -41,10 +42,12 @@ def seal(event: Event, percent: float | None = None) -> Event:
         raw = raw.translate(None, b"\r\n")
     if data.get("timestamp") is None:
         stamp = event.stamp or timestamp(event.id >> 64)
-        raw = (put if "timestamp" in data else add)(raw, "timestamp", b'"%b"' % stamp.encode())
+        raw = (put if "timestamp" in data else add)(raw, "timestamp", b'"%b"' % stamp)
     if percent is not None:
         raw = put(raw, "percent", orjson.dumps(int(percent) if percent == int(percent) else percent))
-    event.frame = chunk(b"id: %b\nevent: %b\ndata: %b\n\n" % (format_id(event.id).encode(), event.type.encode(), raw))
+    id = event.id
+    block = b"id: %d-%d\nevent: %b\ndata: %b\n\n" % (id >> 64, id & SEQUENCE, event.type.encode(), raw)
+    event.frame = b"%x\r\n%b\r\n" % (len(block), block)
     del event.data, event.raw, event.stamp
     return event
 
@@ -69,6 +72,7 @@ def advice(type: str, **told: object) -> bytes:
     return chunk(b"event: %b\ndata: %b\n\n" % (type.encode(), orjson.dumps(told)))
 
 
+@lru_cache(maxsize=64)  # those of one turn are alike
 def heartbeat(id: EntryId | None, now: float, every: float, retry_ms: int | None = None) -> bytes:
     """The frame that says: you have been told everything up to `id` (None: nothing yet).
 

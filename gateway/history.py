@@ -89,7 +89,8 @@ class History:
         if "run" in event.data:
             operations.weigh(operation)
         if outcome is not STALE and (not operation.ended or event.type == schema.STARTED):
-            operations.silence.hear(operation, _put_off(event, heard), self.stalled_after)
+            heard = heard if event.type != schema.FAILED else _put_off(event, heard)
+            operations.silence.hear(operation, heard, self.stalled_after)
         if outcome is STALE or outcome is THROTTLED:
             self.verdicts.append(event.id, math.nan, operation.number, _kind(event.type, outcome))
             if not operation.events:
@@ -274,11 +275,11 @@ def _kind(type: str, outcome: str) -> int:
 
 
 def _put_off(event: Event, heard: float) -> float:
-    """From when silence counts: from `heard`, or when the `retryAfter` is over that the event itself announces.
+    """From when silence counts after a `failed`: from `heard`, or when the `retryAfter` that it announces is over.
 
     One of ten minutes or more in whole minutes, so that those times are few.
     """
-    seconds = event.data.get("retryAfter") if event.type == schema.FAILED and not event.terminal else None
+    seconds = None if event.terminal else event.data.get("retryAfter")
     if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
         return heard
     until = heard + min(float(seconds), AFTER_MOST)

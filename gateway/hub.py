@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from gateway import frame
-from gateway import metrics as figures
 from gateway.cursor import Cursor
 from gateway.event import EntryId, Event, format_id
 from gateway.history import History
@@ -128,7 +127,7 @@ class Hub:
         last, topic.sent_at = items[-1], now
         if isinstance(last, Event):
             topic.told = last.id
-            self.count(items, len(topic.sharing), fresh=True)  # type: ignore[arg-type]  # all are of one kind
+            self.count(items, len(topic.sharing), time.time())  # type: ignore[arg-type]  # all are of one kind
         else:
             topic.advised = last.number
         size, sends = len(joined), topic.sharing.values()
@@ -153,13 +152,15 @@ class Hub:
             _log.exception("a stream failed and is cut")
             subscriber.abort("error")
 
-    def count(self, events: Iterable[Event], times: int, *, fresh: bool) -> None:
-        """Counts frames handed to `times` sockets, and how late they were unless they are a replay's."""
-        now_ms = time.time() * 1000
+    def count(self, events: Iterable[Event], times: int, fresh: float | None) -> None:
+        """Counts frames handed to `times` sockets, and how late they were at `fresh` (epoch seconds; None: a replay's,
+        which are not late).
+        """
+        delivered, observe = self.metrics.delivered, self.metrics.observe_delivery
         for event in events:
-            self.metrics.delivered[figures.type_label(event.type)] += times
-            if fresh:
-                self.metrics.observe_delivery((now_ms - (event.id >> 64)) / 1000, times)
+            delivered[event.type if event.type in delivered else "other"] += times
+            if fresh is not None:
+                observe(fresh - (event.id >> 64) / 1000, times)
 
     def join(self, subscriber: Subscriber, due: float) -> None:
         """Takes a new subscriber; it isn't live yet. `due` (seconds, time.monotonic) is its first timer."""

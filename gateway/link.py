@@ -37,7 +37,8 @@ class Moved(RedisError):
 
 
 class Link(asyncio.Protocol):
-    """`asking`: the node is taking the stream's slot over, and answers only who asks.
+    """`asking`: the node is taking the stream's slot over, and answers only who asks. `size` is how many bytes the last
+    replies had.
 
     After an error it must be closed: what a half-read reply leaves behind is never trusted.
     """
@@ -51,7 +52,9 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[list[Any]] | None = None  # while an exchange is under way
         self._replies: list[Any] = []
-        self._wanted = self._size = self._heard_at = 0.0
+        self._wanted = self.size = 0
+        self._heard_at = self._seconds = 0.0
+        self._watchdog: asyncio.TimerHandle | None = None  # one for many exchanges: a timer costs more than a look
         self._limit: int | None = None
 
     async def open(self, seconds: float = TIMEOUT) -> "Link":
@@ -74,6 +77,9 @@ class Link(asyncio.Protocol):
 
     async def close(self) -> None:
         self._transport = None
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
         self._fail(ConnectionError("the link was closed"))
         await self._connection.disconnect(nowait=True)
 
@@ -97,16 +103,17 @@ class Link(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         asking = self.asking
         sent = [each for command in commands for each in (("ASKING",), command)] if asking else commands
-        self._replies, self._wanted, self._size, self._limit = [], len(sent), 0, limit
+        self._replies, self._wanted, self.size, self._limit = [], len(sent), 0, limit
         self._heard_at = loop.time()
         self._answer = loop.create_future()
-        self._look(loop, seconds)
+        self._seconds = seconds
+        if self._watchdog is None:
+            self._watchdog = loop.call_later(seconds, self._look, loop)
         try:
             transport.write(b"".join(map(_packed, sent)))
             replies = await self._answer
         finally:
             self._answer = None
-            self._watchdog.cancel()
         for reply in replies:
             if isinstance(reply, RedisError):
                 raise reply
@@ -115,7 +122,7 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():
             return  # late: whoever asked is gone, and closes
-        self._size += len(data)
+        self.size += len(data)
         self._heard_at = asyncio.get_running_loop().time()
         try:
             self._parser.feed(data)
@@ -126,19 +133,22 @@ class Link(asyncio.Protocol):
             return
         if len(self._replies) == self._wanted:
             self._answer.set_result(self._replies)
-        elif self._limit is not None and self._size > self._limit:
+        elif self._limit is not None and self.size > self._limit:
             self._fail(TooLarge(f"more than {self._limit} bytes in a reply"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(exc or ConnectionError("Redis closed the connection"))
 
-    def _look(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        """Fails where no byte came within so many seconds, and looks again when that may be so next."""
-        left = self._heard_at + seconds - loop.time()
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Fails the exchange that is under way where no byte came for too long, and looks again when that may be so."""
+        self._watchdog = None
+        if self._answer is None:
+            return
+        left = self._heard_at + self._seconds - loop.time()
         if left > 0:
-            self._watchdog = loop.call_later(left, self._look, loop, seconds)
+            self._watchdog = loop.call_later(left, self._look, loop)
         else:
-            self._fail(TimeoutError(f"no reply within {seconds:g} s"))
+            self._fail(TimeoutError(f"no reply within {self._seconds:g} s"))
 
     def _fail(self, error: Exception) -> None:
         if self._answer is not None and not self._answer.done():

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Final, Generic, TypeVar
 
-from gateway.event import EntryId, Event
+from gateway.event import SEQUENCE, EntryId, Event
 
 T = TypeVar("T")
-SEQUENCE: Final = (1 << 64) - 1
 _id = attrgetter("id")
 
 

@@ -153,11 +153,10 @@ class Pages:
                 self._count = max(1, self._count // 4)
                 await link.reopen()  # what is left of the reply belongs to nobody
                 continue
-            self._learn(entries)
+            self._learn(entries, link.size)
             return entries, len(entries) == count
 
-    def _learn(self, entries: Sequence[Entry]) -> None:
-        size = sum(len(part) for _, fields in entries for part in fields)
+    def _learn(self, entries: Sequence[Entry], size: int) -> None:
         if size > BYTES:
             self._count = max(1, min(self._count, len(entries) * BYTES // size))
         elif len(entries) >= self._count and size < BYTES // 2:

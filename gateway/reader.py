@@ -23,7 +23,7 @@ from gateway.source import Source
 
 BLOCK_MS: Final = 1000
 """How long the doorbell waits; also how soon a reset of an idle stream is noticed."""
-PACE: Final = 0.010
+PACE: Final = 0.012
 """Seconds between two pages while events keep coming: then no doorbell is needed, and a page has many of them."""
 BATCH_BYTES: Final = 256 * 1024
 """Bytes of frames published at once: no subscriber is ever given more in one piece."""
@@ -168,10 +168,11 @@ class Reader:
         batch: list[Event] = []
         size, id = 0, ZERO
         heard, wall = time.monotonic(), time.time()
+        live = self._hub.history is history
         for raw_id, fields in entries:
             id = entry_id(raw_id)
             # Live, an operation was heard of now; what was loaded, as long ago as its ids say.
-            ago = 0.0 if self._hub.history is history else max(wall - (id >> 64) / 1000, 0.0)
+            ago = 0.0 if live else max(wall - (id >> 64) / 1000, 0.0)
             if (event := self._accept(id, fields, history, heard - ago)) is not None:
                 batch.append(event)
                 size += len(event.frame)
@@ -200,9 +201,11 @@ class Reader:
             )
         metrics.consumed[type_label(event.type)] += 1
         outcome = history.take(event, heard)
+        if event.frame:
+            return event
         metrics.stale += outcome is STALE
         metrics.throttled += outcome is THROTTLED
-        return event if event.frame else None
+        return None
 
 
 def _floor(page: Page) -> EntryId:

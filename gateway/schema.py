@@ -105,6 +105,8 @@ DATA: Final[Mapping[str, Schema]] = {
 TYPES: Final = tuple(DATA)
 
 _EXECUTION_ALONE: Final = _object("", **_EXECUTION)
+_IDS: Final = ("operationId", "projectId")
+_NUMBERS: Final = (int, float)
 _PYTHON: Final[Mapping[str, tuple[type, ...]]] = {
     "string": (str,),
     "number": (int, float),
@@ -217,6 +219,9 @@ def _fits(rule: Schema, *, required: bool) -> Callable[[Any], bool]:
             if required
             else lambda value: value is None or value.__class__ is str
         )
+    if required and rule.get("type") == "number" and "maximum" in rule:
+        least, most = rule["minimum"], rule["maximum"]
+        return lambda value: value.__class__ in _NUMBERS and least <= value <= most
     if required:
         return lambda value: value is not None and _value_violation(value, rule) is None
     return lambda value: value is None or _value_violation(value, rule) is None
@@ -226,7 +231,7 @@ _MEMBERS = {
     type: tuple(
         (name, _fits(rule, required=name in rules["required"]))
         for name, rule in rules["properties"].items()
-        if name not in _EXECUTION
+        if name not in _EXECUTION and name not in _IDS  # without those there is no event
     )
     for type, rules in DATA.items()
 }

@@ -39,6 +39,10 @@ SPARE_FILES: Final = 64
 OWN_FILES: Final = 40
 """Of those, descriptors that no client of the public face gets: the links to Redis, the admin face, the key set."""
 
+COLLECT: Final = (2000, 5, 1_000_000)
+"""The collector's thresholds: a young collection has few objects to look at, a second one ten thousand, and there is no
+full one (`_freeze`)."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -209,12 +213,18 @@ async def serve(config: Config) -> None:
     (host, port), (admin_host, admin_port) = server.addresses
     urls = f"http://{_url(host)}:{port}, admin on http://{_url(admin_host)}:{admin_port}"
     print(f"sse-gateway {gateway.__version__} listens on {urls}", flush=True)
-    # What start-up left is for good: the collector need not walk it again. A full collection walks the whole history,
-    # 75 ms for 100,000 events: a fifth as often as by default. Streams leave it no cycles, malformed requests do.
     gc.collect()
-    gc.freeze()
-    gc.set_threshold(*gc.get_threshold()[:2], 50)
+    gc.set_threshold(*COLLECT)
+    gc.callbacks.append(_freeze)
     await server.run()
+
+
+def _freeze(phase: str, info: dict[str, int]) -> None:
+    """Lets the collector forget what it has looked at twice: that is the history and the open streams, which leave no
+    cycles. A full collection would walk all of it, 75 ms for 100,000 events.
+    """
+    if phase == "stop" and info["generation"] > 0:
+        gc.freeze()
 
 
 def _reading(path: str) -> Callable[[], str]:

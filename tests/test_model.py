@@ -49,6 +49,7 @@ class Redis:
     rings: list[asyncio.Future[None]] = field(default_factory=list)
     between: list[Any] = field(default_factory=list)  # what happens before the next commands, one after the other
     address = None
+    size = 0
 
     async def connect(self) -> "Redis":
         return self

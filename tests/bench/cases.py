@@ -1,6 +1,7 @@
 """The cases: each makes its processes, measures, and gives figures by name. Times in ms, memory in bytes, CPU in µs."""
 
 import json
+import os
 import select
 import signal
 import subprocess
@@ -110,10 +111,10 @@ def flat_out(server: RedisServer, clients: int = 1000, events: int = 4000) -> Fi
 def watched(
     server: RedisServer, name: str = "gateway", rate: float = 1000, topics: int = 5000, seconds: float = 6
 ) -> Figures:
-    """What syncs look like: many operations, two clients each."""
+    """What syncs look like: many operations that run, two clients each."""
     peer = SERVERS[name](server)
-    listening = load(peer.port, "/api/operations/%d/stream", 2 * topics, seconds + 2, "-t", str(topics))
-    time.sleep(0.5)
+    listening = load(peer.port, "/api/operations/%d/stream", 2 * topics, 2 * seconds + 2, "-t", str(topics))
+    known = steady(peer, topics / seconds, seconds, topics)
     used, began = peer.cpu_s(), time.monotonic()
     sent = steady(peer, rate, seconds, topics)
     time.sleep(0.5)
@@ -124,7 +125,7 @@ def watched(
         "cpu_us": used * 1e6 / (sent * 2),
         "core_percent": 100 * used / took,
         "sent_per_s": sent / seconds,
-        "lost": sent * 2 - found["events"],
+        "lost": (known + sent) * 2 - found["events"],
     } | {name: found[name] for name in LATENCY}
 
 
@@ -270,6 +271,22 @@ def _open_us(gateway: Gateway, client: redis.Redis) -> float:
     return (gateway.cpu_s() - before) * 1e6 / 2000
 
 
+def pauses(server: RedisServer, events: int = 100_000, rate: float = 1000, clients: int = 60) -> Figures:
+    """The longest turn of the loop, and pause of the collector, while a history fills, for SECONDS (60)."""
+    seconds = float(os.environ.get("SECONDS", "60"))
+    limits = {"SSE_REPLAY_MAX_EVENTS": str(events), "SSE_REPLAY_MAX_BYTES": "2GiB", "SSE_THROTTLE": "off"}
+    gateway = Gateway(server, "tests.bench.turns", **limits)
+    listening = load(gateway.port, "/api/projects/p-1/stream", clients, seconds + 6)
+    time.sleep(5)
+    steady(gateway, rate, seconds, topics=1000)
+    held = gateway.metric("log_events")
+    found = result(listening)
+    gateway.process.terminate()
+    out, _ = gateway.process.communicate()
+    longest: Figures = json.loads(out.splitlines()[-1])
+    return {"held": held, "p99_ms": found["p99_ms"], "max_ms": found["max_ms"]} | longest
+
+
 def start_up(server: RedisServer, entries: int = 100_000) -> Figures:
     """From exec to ready with a full stream."""
     _fill(_client(server), entries)
@@ -319,5 +336,7 @@ CASES: dict[str, Callable[[RedisServer], Figures]] = {
     "stalled_clients": stalled_clients,
     "big_history": big_history,
     "start_up": start_up,
+    "pauses": pauses,
+    "pauses_1m": partial(pauses, events=1_000_000),
     **{f"replicas_{count}": partial(replicas, count=count) for count in (1, 2, 4, 8)},
 }

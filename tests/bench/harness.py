@@ -64,9 +64,9 @@ class Process:
 
 
 class Gateway(Process):
-    """`python -m gateway` alone on its core."""
+    """`python -m gateway` alone on its core, or another `module` that starts it."""
 
-    def __init__(self, server: RedisServer, **settings: str) -> None:
+    def __init__(self, server: RedisServer, module: str = "gateway", **settings: str) -> None:
         self.port, self.admin = free_port(), free_port()
         self._redis = redis.Redis.from_url(server.url)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SSE_")} | {
@@ -79,9 +79,9 @@ class Gateway(Process):
             "SSE_MAX_CONNECTIONS": "100000",
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gateway"],
+            [sys.executable, "-m", module],
             env=environ | settings,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             preexec_fn=pinned(SERVER_CORE),
         )
         self.began = time.monotonic()
