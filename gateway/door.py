@@ -128,6 +128,8 @@ class Visitor(RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("a response has begun already")
         if status == 400:
+            if exc is not None:
+                exc.__traceback__ = None  # it holds the frame that holds this
             answer = self._door.refused()
         else:
             _log.error("a request failed", exc_info=exc)

@@ -113,10 +113,13 @@ class Link(asyncio.Protocol):
             transport.write(b"".join(map(_packed, sent)))
             replies = await self._answer
         finally:
-            self._answer = None
-        for reply in replies:
-            if isinstance(reply, RedisError):
-                raise reply
+            self._answer, self._replies = None, []
+        error = next((reply for reply in replies if isinstance(reply, RedisError)), None)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error, replies  # they would be a cycle with the error's own traceback
         return replies[1::2] if asking else replies
 
     def data_received(self, data: bytes) -> None:
