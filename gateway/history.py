@@ -5,6 +5,7 @@ parameters), knows nothing of who listens. The cost of reading never depends on 
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator
 from heapq import merge
 from itertools import chain, islice
@@ -59,7 +60,8 @@ class History:
         self._log_bytes = 0
         self._pinned = 0  # bytes of events that are out of the log but still in their operation's attempt
         self._evicted = self._forgotten = ZERO  # the last event, and the newest of an operation, that was let go
-        self._quiet: tuple[dict[Operation, None], ...] = ({}, {})  # without events in the log: ended, not ended
+        # Those without events in the log: ended, and not. A dict that only loses its first items finds the next slowly.
+        self._quiet: tuple[OrderedDict[Operation, None], ...] = (OrderedDict(), OrderedDict())
 
     def fresh(self) -> "History":
         """An empty one with the same bounds."""

@@ -69,16 +69,14 @@ class Silence(Generic[T]):
         if operation.stall:
             self._take_back(operation)
         if operation.due > _tick(at + patience):  # it had been put off
-            self._due[operation.due].pop(operation, None)
-            operation.due = 0
+            self._drop(operation)
         if patience and not operation.due:
             self._wait(operation, at + patience)
 
     def leave(self, operation: T) -> None:
         """It is waited for no more."""
         if operation.due:
-            self._due[operation.due].pop(operation, None)
-            operation.due = 0
+            self._drop(operation)
         if operation.stall:
             self._take_back(operation)
 
@@ -119,6 +117,13 @@ class Silence(Generic[T]):
             self._due[tick] = {}
             heappush(self._ticks, tick)
         self._due[tick][operation] = None
+
+    def _drop(self, operation: T) -> None:
+        bucket = self._due[operation.due]
+        bucket.pop(operation, None)
+        if not len(bucket) & (len(bucket) - 1):  # a dict that shrinks keeps its room: 3,000 buckets would
+            self._due[operation.due] = dict.fromkeys(bucket)
+        operation.due = 0
 
     def _take_back(self, operation: T) -> None:
         operation.stall = 0

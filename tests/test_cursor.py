@@ -1,6 +1,7 @@
 """Replay by property: for every cut of a recorded stream, before the cut + resumed after it = the whole."""
 
 import itertools
+import sys
 import time
 
 from hypothesis import given
@@ -10,7 +11,9 @@ from gateway.cursor import Cursor
 from gateway.event import ZERO, EntryId, Event, decode
 from gateway.history import EVENT, History
 from gateway.log import Verdicts
+from gateway.operations import Operation, Project
 from gateway.scope import Scope
+from gateway.silence import Silence
 from tests.strategies import SCOPES, Entry, entries, fields, take
 
 EVERYTHING = Scope("multi")
@@ -282,3 +285,14 @@ def test_what_is_let_go_in_one_turn_is_bounded() -> None:
     for _ in range(9):
         kept.trim(now / 1000)
     assert len(kept) == len(kept.operations.ended) == 0
+
+
+def test_what_is_waited_for_no_more_takes_no_room() -> None:
+    silence: Silence[Operation] = Silence()
+    operations = [Operation((str(number), "o"), Project(str(number)), number) for number in range(10_000)]
+    for operation in operations:
+        silence.hear(operation, 1.0, 300)
+    for operation in operations[:-1]:
+        silence.leave(operation)
+    assert sum(map(sys.getsizeof, silence._due.values())) < 500
+    assert [each.operation for each in silence.find(500.0, 300, 10)] == operations[-1:]

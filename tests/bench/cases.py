@@ -11,6 +11,7 @@ from functools import partial
 
 import redis
 
+from tests.bench.account import SHAPES, account
 from tests.bench.harness import (
     BUILD,
     SERVER_CORE,
@@ -336,6 +337,7 @@ CASES: dict[str, Callable[[RedisServer], Figures]] = {
     "stalled_clients": stalled_clients,
     "big_history": big_history,
     "start_up": start_up,
+    **{f"account_{name}": partial(account, name=name) for name in SHAPES},
     "pauses": pauses,
     "pauses_1m": partial(pauses, events=1_000_000),
     **{f"replicas_{count}": partial(replicas, count=count) for count in (1, 2, 4, 8)},

@@ -103,6 +103,12 @@ class Gateway(Process):
     def publish(self, events: Sequence[dict[str, str]]) -> None:
         add(self._redis, events)
 
+    def total(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=30) as response:
+            lines = response.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"sse_gateway_{name}{{"))
+
     def metric(self, sample: str) -> float:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=30) as response:
             for line in response.read().decode().splitlines():
