@@ -21,8 +21,8 @@ from gateway.scope import Scope
 
 CACHE: Final = 8 << 20
 """Bytes of verified tokens that are remembered, so that a crowd that returns costs no signatures."""
-GRANT: Final = 1500
-GRANTED: Final = 250
+GRANT: Final = 1000
+GRANTED: Final = 100
 """Bytes that a grant costs, and each id of it, beside their text (tests/bench measures)."""
 
 _log = logging.getLogger(__name__)
