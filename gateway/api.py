@@ -16,7 +16,7 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway import ui
+from gateway import frame, ui
 from gateway.answers import WHO, Answers, json_response, preflight
 from gateway.auth import EVERYTHING, Grant, InvalidToken, Verifier, find_tokens
 from gateway.config import Config
@@ -188,7 +188,6 @@ class Api:
             request.headers.get("Last-Event-ID") or request.query.get("lastEventId") or None,
             _ended(request, 0),
             follow=request.query.get("follow") == "true",
-            retry_ms=spread(self._config.retry * 1000),
             expires=self._expires(grant),
             chunked=request.version >= (1, 1),
             request_id=request[WHO]["request_id"],
@@ -226,7 +225,8 @@ class Api:
         )
         self._metrics.opened[scope.kind] += 1
         try:
-            taken = await take_over(request, response, connection)
+            first = frame.first(round(time.time(), 2), self._config.heartbeat, spread(self._config.retry * 1000))
+            taken = await take_over(request, response, first, connection)
         except BaseException as error:
             on_close("client" if isinstance(error, ConnectionError) else "error")
             raise

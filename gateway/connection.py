@@ -57,7 +57,6 @@ class Connection(asyncio.Protocol):
         self._wire.open()
         if self._wire.waiting_since(now) is not None:
             self.pause_writing()  # the transport may have told aiohttp, before an earlier response was flushed
-        self._wire.write(frame.heartbeat(None, time.time(), terms.heartbeat, self.wish.retry_ms))
         self._open()
         self.pump()
 

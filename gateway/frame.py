@@ -72,19 +72,24 @@ def advice(type: str, **told: object) -> bytes:
     return chunk(b"event: %b\ndata: %b\n\n" % (type.encode(), orjson.dumps(told)))
 
 
-@lru_cache(maxsize=64)  # those of one turn are alike
-def heartbeat(id: EntryId | None, now: float, every: float, retry_ms: int | None = None) -> bytes:
+def heartbeat(id: EntryId | None, now: float, every: float) -> bytes:
     """The frame that says: you have been told everything up to `id` (None: nothing yet).
 
-    `now` is the time of day, `every` the heartbeat's length, both in seconds. The first of a stream sets the browser's
-    reconnection time too.
+    `now` is the time of day, `every` the heartbeat's length, both in seconds.
     """
+    head = b"" if id is None else b"id: %b\n" % format_id(id).encode()
+    return chunk(b"%bevent: heartbeat\ndata: %b\n\n" % (head, _beat(now, every)))
+
+
+def first(now: float, every: float, retry_ms: int) -> bytes:
+    """The first block of a stream, in no chunk: a heartbeat that sets the browser's reconnection time too."""
+    return b"retry: %d\nevent: heartbeat\ndata: %b\n\n" % (retry_ms, _beat(now, every))
+
+
+@lru_cache(maxsize=16)  # those of one turn are alike
+def _beat(now: float, every: float) -> bytes:
     time = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    body = orjson.dumps({"time": time, "every": round(every * 1000)})
-    head = b"" if retry_ms is None else b"retry: %d\n" % retry_ms
-    if id is not None:
-        head += b"id: %b\n" % format_id(id).encode()
-    return chunk(b"%bevent: heartbeat\ndata: %b\n\n" % (head, body))
+    return orjson.dumps({"time": time, "every": round(every * 1000)})
 
 
 def refusal(ms: int, status: int, reason: str) -> bytes:

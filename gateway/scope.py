@@ -65,15 +65,14 @@ class Scope:
 class Wish:
     """What one request asks for beside its scope, and how it is answered.
 
-    Where to begin, how many ended operations to tell of, whether to go on after the end of a single operation; what is
-    told to the browser as its reconnection time, when the stream ends (time.monotonic seconds), that chunks are
-    understood, which HTTP/1.0 doesn't, and the request's id and time (epoch seconds).
+    Where to begin, how many ended operations to tell of, whether to go on after the end of a single operation; when the
+    stream ends (time.monotonic seconds), that chunks are understood, which HTTP/1.0 doesn't, and the request's id and
+    time (epoch seconds).
     """
 
     last_event_id: str | None = None
     ended: int = 0
     follow: bool = False
-    retry_ms: int = 3000
     expires: float | None = None
     chunked: bool = True
     request_id: str = ""

@@ -1,7 +1,7 @@
 """Who a request is in the log: its request id, and the trace that it belongs to. Never makes a span of its own."""
 
+import random
 import re
-import uuid
 from collections.abc import Mapping
 from typing import Final
 
@@ -17,7 +17,7 @@ def identify(headers: Mapping[str, str]) -> dict[str, str]:
     or odd; `trace_id` and `span_id` of the caller, where `traceparent` is valid.
     """
     request_id = headers.get("X-Request-ID", "")
-    found = {"request_id": request_id if _REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex}
+    found = {"request_id": request_id if _REQUEST_ID.fullmatch(request_id) else f"{random.getrandbits(128):032x}"}
     parent = _TRACEPARENT.fullmatch(headers.get("traceparent", "").strip())
     if parent is not None and not (parent[1] == "00" and parent[4]):
         found |= {"trace_id": parent[2], "span_id": parent[3]}

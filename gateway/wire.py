@@ -43,7 +43,7 @@ class Wire:
         self._socket = bare_socket(transport)
         self._stuck: tuple[int, float] | None = None  # bytes that wait, and since when it is not fewer
         self.send: Callable[[bytes], int] = self._socket.send
-        self.sent_at = 0.0
+        self.sent_at = time.monotonic()
 
     def open(self) -> None:
         """From now on the protocol is told as soon as anything waits (`pause_writing`), at once if something does."""

@@ -12,6 +12,7 @@ from typing import cast
 import pytest
 import uvloop
 
+from gateway import frame
 from gateway.archive import Archive
 from gateway.connection import Connection
 from gateway.event import EntryId, decode
@@ -154,8 +155,9 @@ async def test_a_stream_waits_for_what_an_earlier_response_left_in_the_transport
                 left += 50_000
             connection = Connection(
                 Terms(hub, Archive(None, "", hub), 60, 60),  # type: ignore[arg-type]  # Redis is not needed
-                Scope("project", projects=frozenset({"p-1"})), None, Wish(retry_ms=1000), closed.append,
+                Scope("project", projects=frozenset({"p-1"})), None, Wish(), closed.append,
             )  # fmt: skip
+            transport.write(frame.chunk(frame.first(0, 60, 1000)))  # as take_over does
             transport.set_protocol(connection)
             connection.connection_made(transport)
 
