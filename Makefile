@@ -4,6 +4,7 @@
 # make plot   tests/bench/cost.svg: what a delivery costs, measured anew
 # make consistency  failovers of every kind under listeners that hop, for MINUTES=10: what they saw is what survived
 # make soak   random faults and clients under a checker, for MINUTES=10 (LISTENERS=…, RATE=…, FAULTS=…)
+# make hostile  a hostile worker and hostile clients beside 60 listeners, for MINUTES=10: memory, p99, nothing lost
 # make image  the container image IMAGE:version, by ENGINE=docker
 # make sbom   .run/sbom.json: what the image holds (CycloneDX)
 # make fuzz   the decoder and the parsers, coverage-guided, for SECONDS=60
@@ -19,7 +20,7 @@ ENGINE ?= docker
 SECONDS ?= 60
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 
-.PHONY: run test bench plot consistency soak fuzz image sbom check lock clean
+.PHONY: run test bench plot consistency hostile soak fuzz image sbom check lock clean
 
 run: $(VENV)/ok
 	@$(BIN)/python -m tests.worker.demo
@@ -35,6 +36,9 @@ plot: $(VENV)/ok
 
 consistency: $(VENV)/ok
 	$(BIN)/python -m tests.consistency
+
+hostile: $(VENV)/ok
+	$(BIN)/python -m tests.hostile
 
 soak: $(VENV)/ok
 	$(BIN)/python -m tests.soak
