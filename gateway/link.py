@@ -69,7 +69,9 @@ class Link(asyncio.Protocol):
         except BaseException:
             await self.close()
             raise
+        # Of the connection no more than its socket is wanted; its parser is a cycle that holds buffers.
         transport: Any = self._connection._writer.transport  # type: ignore[union-attr]  # noqa: SLF001
+        vars(self._connection._parser).clear()  # noqa: SLF001
         self._parser = hiredis.Reader(protocolError=InvalidResponse, replyError=DefaultParser.parse_error)
         transport.set_protocol(self)
         self._transport = transport

@@ -232,7 +232,7 @@ KINDS = {
 async def test_no_client_leaves_cycles(gateway: Gateway, kind: str) -> None:
     """The collector looks at an object twice and never again: what only it could free would stay for ever.
 
-    aiohttp's own of a refused route live for one turn, redis-py's for one connect.
+    aiohttp's own of a refused route live for one turn.
     """
 
     def visit() -> None:
@@ -253,5 +253,5 @@ async def test_no_client_leaves_cycles(gateway: Gateway, kind: str) -> None:
             gc.enable()
 
     await visits(3)
-    own = {"not found": 8, "method": 8, "expectation": 8, "stream with an id": 12}.get(kind, 1)
+    own = {"not found": 8, "method": 8, "expectation": 8}.get(kind, 1)
     assert await visits(50) < 50 * own

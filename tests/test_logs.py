@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from gateway import logs
-from gateway.producer import core
+from gateway.producer import redact as kits_redact
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:
@@ -62,7 +62,7 @@ def test_repeated_lines_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch
     ]
 
 
-@pytest.mark.parametrize("redact", [logs.redact, core.redact])
+@pytest.mark.parametrize("redact", [logs.redact, kits_redact])
 @pytest.mark.parametrize(
     "piece",
     [

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from gateway import schema
 from gateway.event import decode, parse_id
 from gateway.producer import AsyncProducer, Producer, Trim
-from gateway.producer.core import Entry, Outbox
+from gateway.producer.outbox import Entry, Outbox
+from gateway.shaping import STALE, Track, shape
 from tests.conftest import Gateway, Worker, working
 from tests.proxy import proxied
 from tests.redis_server import RedisServer
@@ -35,7 +36,7 @@ async def written(worker: Worker) -> list[dict[str, Any]]:
     for id, fields in await worker.redis.xrange(worker.key):
         event = decode(parse_id(id), [part.encode() for pair in fields.items() for part in pair])
         assert schema.violation(event.type, event.data) is None, event.data
-        found.append({"type": event.type.removeprefix("github_sync_")} | event.data)
+        found.append(event.data | {"type": event.type.removeprefix("github_sync_")})
     return found
 
 
@@ -79,9 +80,28 @@ async def test_an_exception_goes_on_and_is_told(producer: AsyncProducer, worker:
     with pytest.raises(subprocess.CalledProcessError):
         async with producer.operation("op-1", "p-1", direction="to_github"):
             raise subprocess.CalledProcessError(1, "git", stderr="! [rejected] main -> main (fetch first)")
-    await producer.close()
     failed = (await written(worker))[-1]
-    assert (failed["error_code"], failed["retryable"]) == ("NOT_FAST_FORWARD", True)
+    # Retryable by itself, but nobody said that another attempt will come.
+    assert (failed["error_code"], failed["retryable"]) == ("NOT_FAST_FORWARD", False)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "attempts", "again"),
+    [(1, 3, True), (2, 3, True), (3, 3, False), (4, 3, False), (None, 3, False), (1, None, False), (1, 1, False)],
+)
+async def test_a_failure_says_that_it_is_retried_only_where_another_attempt_will_come(
+    producer: AsyncProducer, worker: Worker, attempt: int | None, attempts: int | None, again: bool
+) -> None:
+    for error in (TimeoutError(), ValueError("no")):
+        with suppress(TimeoutError, ValueError):
+            async with producer.operation("op-1", "p-1", direction="to_github", attempt=attempt, attempts=attempts):
+                raise error
+    started, timed_out, _, refused = await written(worker)
+    assert (timed_out["retryable"], refused["retryable"]) == (again, False)
+    assert (started.get("attempt"), started.get("attempts")) == (attempt, attempts)
+    runs = [each["run"] for each in await written(worker)]
+    assert [each["seq"] for each in await written(worker)] == [1, 2, 1, 2]
+    assert runs[0] == runs[1] != runs[2] == runs[3]
 
 
 async def test_after_the_end_nothing_more_is_published(producer: AsyncProducer, worker: Worker) -> None:
@@ -130,15 +150,57 @@ async def test_nonsense_never_raises_into_the_sync_nor_costs_its_end(producer: A
     circle.append(circle)
     async with producer.operation("op-1", "p-1", direction="to_github") as op:
         await op.progress("half", "x")  # type: ignore[arg-type]
-        await op.progress(10, Rude())  # type: ignore[arg-type]
+        await op.progress(10, Rude())
         await op.conflict(None, strategy="local_wins", nonsense=1)  # type: ignore[arg-type]
-        op.result(files_changed=3, odd=circle, rude=Rude(), nan=float("nan"))
+        await op.conflict({"a.txt"}, strategy="local_wins")
+        await op.conflict((name for name in ("b.txt", Path("c.txt"))), strategy="local_wins")
+        op.result(files_changed=3, odd=circle, rude=Rude(), nan=float("nan"), type="x", status="y", self_=1)
     async with producer.operation("op-2", "p-1", direction="to_github") as op:
-        op.result(files_changed=4, rude=Rude())
-    await producer.close()
+        op.result(files_changed=4, **{f"note{number}": "x" * 1990 for number in range(40)})
+    async with producer.operation("op-3", "p-1", direction="to_github") as op:
+        op.result(files_changed=10**5000, commit_sha="1f2e")
     events = await written(worker)
-    assert [event["type"] for event in events] == ["started", "completed", "started", "completed"]
-    assert [event.get("filesChanged") for event in events] == [None, 3, None, 4]
+    kinds = ["started", "progress", "conflict", "conflict", "completed", "started", "completed", "started", "completed"]
+    assert [event["type"] for event in events] == kinds
+    assert [event["filesChanged"] for event in events if event["type"] == "completed"] == [3, 4, 0]
+    assert [event["conflicts"] for event in events if event["type"] == "conflict"] == [["a.txt"], ["b.txt", "c.txt"]]
+    assert events[-1]["commitSha"] == "1f2e"
+
+
+@pytest.mark.parametrize(
+    "classified", [None, {}, {"error": None}, {"error": 1, "error_code": "MINE", "retryAfter": float("nan")}, 7]
+)
+async def test_whatever_classify_makes_of_an_exception_the_end_is_told(worker: Worker, classified: Any) -> None:
+    kit = AsyncProducer(worker.redis, stream=worker.key, classify=lambda _: classified)
+    with pytest.raises(KeyError):
+        async with kit.operation("op-1", "p-1", direction="to_github"):
+            raise KeyError("x")
+    failed = (await written(worker))[-1]
+    assert (failed["type"], failed["error_code"], failed["retryable"]) == ("failed", "UNKNOWN", False)
+    await kit.close()
+
+
+async def test_ids_that_cannot_be_encoded_are_mended_and_stop_nothing(producer: AsyncProducer, worker: Worker) -> None:
+    for operation, project in (
+        (os.fsdecode(b"op-\xff"), os.fsdecode(b"proj-\xff")), (7, 8), ("o\n\x00p", "p" * 1000), ("after", "p"),
+    ):  # fmt: skip
+        async with producer.operation(operation, project, direction="to_github"):
+            pass
+    events = await written(worker)
+    assert [event["operationId"] for event in events[::2]] == ["op-\ufffd", "7", "o\ufffd\ufffdp", "after"]
+    assert [event["projectId"] for event in events[::2]] == ["proj-\ufffd", "8", "p" * 256, "p"]
+
+
+async def test_what_is_not_redis_own_error_is_not_tried_again(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    class Odd:
+        def pipeline(self, **_: Any) -> Any:
+            raise TypeError("a bug of the client's")
+
+    kit = AsyncProducer(Odd(), stream=worker.key)
+    async with asyncio.timeout(1), kit.operation("op-1", "p-1", direction="to_github"):
+        pass
+    assert "events can't be sent, and are left out" in caplog.text
+    await kit.close()
 
 
 async def test_the_readmes_lines_run_as_they_stand(own_redis: RedisServer) -> None:
@@ -176,6 +238,18 @@ def test_exactly_one_terminal_event_through_every_order_of_ends_and_faults(
     asyncio.run(one_terminal_event_each(shared_redis, syncs, faults))
 
 
+def seen(entries: list[tuple[str, dict[str, str]]]) -> list[tuple[str, str]]:
+    """What listeners get of a stream: the operation and the type of each event that is not stale."""
+    tracks: dict[Any, Track] = {}
+    found = []
+    for id, fields in entries:
+        event = decode(parse_id(id), [part.encode() for pair in fields.items() for part in pair])
+        outcome, _ = shape(tracks.setdefault(event.key, Track()), event, throttle=False)
+        if outcome is not STALE:
+            found.append((event.operation, event.type))
+    return found
+
+
 async def one_terminal_event_each(server: RedisServer, syncs: list[tuple[list[int], str]], faults: list[Any]) -> None:
     key = "events:property"
     async with proxied(server.port) as proxy, AsyncExitStack() as stack:
@@ -208,7 +282,7 @@ async def one_terminal_event_each(server: RedisServer, syncs: list[tuple[list[in
         await kit.close()
         assert kit.dropped == 0
         for number, (_, ending) in enumerate(syncs):
-            own = [fields["type"] for _, fields in await direct.xrange(key) if f'"op-{number}"' in fields["data"]]
+            own = [type for operation, type in seen(await direct.xrange(key)) if operation == f"op-{number}"]
             assert own[0] == schema.STARTED
             assert own.count(schema.STARTED) == 1
             ends = [type for type in own if type in (schema.COMPLETED, schema.FAILED)]
@@ -219,6 +293,7 @@ async def one_terminal_event_each(server: RedisServer, syncs: list[tuple[list[in
 async def test_a_stopped_redis_is_not_felt_and_every_terminal_event_arrives(own_redis: RedisServer) -> None:
     client = redis.asyncio.Redis.from_url(own_redis.url)
     kit = AsyncProducer(client, limit=50, patience=0.2)
+    kit_limit = 2.0  # what leaving a block waits for Redis at most
     async with kit.operation("before", "p-1", direction="to_github"):
         pass
     own_redis.process.send_signal(signal.SIGSTOP)
@@ -227,11 +302,12 @@ async def test_a_stopped_redis_is_not_felt_and_every_terminal_event_arrives(own_
         async with kit.operation(f"op-{number}", "p-1", direction="to_github") as op:
             for percent in range(0, 101, 5):
                 await op.progress(percent, "x")
-    assert time.monotonic() - began < 0.5  # a hundred times what it takes; one wait for Redis would be 0.2 s
+    assert time.monotonic() - began < kit_limit + 1  # all twenty together: who finds Redis away doesn't wait again
     assert kit.dropped > 0
     own_redis.process.send_signal(signal.SIGCONT)
     await kit.close()
-    types = [fields[b"type"].decode() for _, fields in await client.xrange("github:sync:events")]
+    async with redis.asyncio.Redis.from_url(own_redis.url, decode_responses=True) as direct:
+        types = [type for _, type in seen(await direct.xrange("github:sync:events"))]  # some may have been sent twice
     assert types.count(schema.COMPLETED) == 21
     await client.aclose()
 
@@ -249,15 +325,130 @@ async def test_closing_waits_only_so_long_and_says_what_was_lost(
 
 
 SCRIPT = """
-import os, sys, signal, redis
-from gateway.producer import Producer
+import asyncio, multiprocessing, os, sys, signal, threading, time, redis, redis.asyncio
+from gateway.producer import AsyncProducer, Producer
 kit = Producer(redis.Redis.from_url(os.environ["URL"]), stream=os.environ["KEY"])
-def run():
-    with kit.operation("op-1", "p-1", direction="to_github") as op:
+def run(name="op-1"):
+    with kit.operation(name, "p-1", direction="to_github") as op:
         op.progress(10, "x")
         {ending}
-run()
+{after}
 """
+
+
+def ended(server: RedisServer, key: str, script: str) -> tuple[int, dict[str, list[str]]]:
+    """The exit status of a process, and by operation the types that listeners got of it."""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"URL": server.url, "KEY": key},
+        stderr=subprocess.PIPE,
+        timeout=20,
+    )
+    client = redis.Redis.from_url(server.url, decode_responses=True)
+    found: dict[str, list[str]] = {}
+    for operation, type in seen(client.xrange(key)):
+        found.setdefault(operation, []).append(type.removeprefix("github_sync_"))
+    client.close()
+    assert b"Task was destroyed" not in done.stderr
+    return done.returncode, found
+
+
+TERM = "os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)"
+THREADS = "[threading.Thread(target=run, args=(f'op-{n}',)).start() for n in range(3)]; time.sleep(0.5)\n" + TERM
+ASYNC = """
+async def sync(kit, name, seconds):
+    async with kit.operation(name, "p-1", direction="to_github") as op:
+        await op.progress(10, "x")
+        await asyncio.sleep(seconds)
+async def main(kit, wait, seconds=5):
+    tasks = [asyncio.create_task(sync(kit, f"op-{n}", seconds)) for n in range(12)]
+    await asyncio.sleep(wait)
+    return tasks
+async def cancel(kit):
+    tasks = await main(kit, 0.1)
+    every = asyncio.all_tasks() - {asyncio.current_task()}
+    [task.cancel() for task in every]
+    await asyncio.gather(*every, return_exceptions=True)
+kit = AsyncProducer(redis.asyncio.Redis.from_url(os.environ["URL"]), stream=os.environ["KEY"])
+"""
+FORK = """
+with kit.operation("parent", "p-1", direction="to_github") as op:
+    op.progress(10, "x")
+    pid = os.fork()
+    if not pid:
+        run("child")
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+INSIDE = """
+pid = None
+try:
+    with kit.operation("parent", "p-1", direction="to_github") as op:
+        pid = os.fork()
+        if not pid:
+            sys.exit(0)  # leaves its copy of the block
+        os.waitpid(pid, 0)
+finally:
+    if not pid:
+        os._exit(0)
+"""
+CLOSED = "kit.close(); run('op-2'); kit.close(); kit.close()"
+LEFT_OPEN = "op = kit.operation('op-1', 'p-1', direction='to_github'); op.__enter__()\n"
+DAEMON = "threading.Thread(target=run, daemon=True).start(); time.sleep(0.3)"
+CHILD = "run('parent'); p = multiprocessing.get_context('fork').Process(target=run); p.start(); p.join()"
+TWICE = "asyncio.run(main(kit, 0.2, 0.1)); asyncio.run(sync(kit, 'later', 0.1))"
+TIMER = "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start(); asyncio.run(main(kit, 4))"
+ENDS = {  # what happens within the block of op-1, and what behind the function that runs it
+    "SIGTERM in a plain script": ("pass", LEFT_OPEN + TERM),
+    "SIGTERM within the block": (TERM, "run()"),
+    "SIGTERM with threads": ("time.sleep(5)", THREADS),
+    "SIGTERM in a loop": ("pass", ASYNC + TIMER),
+    "daemon threads at the end": ("time.sleep(5)", DAEMON),
+    "os._exit right behind the block": ("pass", "run(); os._exit(0)"),
+    "a fork": ("pass", FORK),
+    "a fork within the block": ("pass", INSIDE),
+    "multiprocessing": ("pass", CHILD),
+    "used after close": ("pass", CLOSED),
+    "closed within a sync": ("kit.close()", "run()"),
+    "all tasks cancelled": ("pass", ASYNC + "asyncio.run(cancel(kit))"),
+    "the loop ends beside them": ("pass", ASYNC + "asyncio.run(main(kit, 0.1))"),
+    "the loop ends at once": ("pass", ASYNC + "asyncio.run(main(kit, 0))"),
+    "one loop after another": ("pass", ASYNC + TWICE),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_however_a_process_ends_every_operation_is_told_its_end_once(shared_redis: RedisServer, name: str) -> None:
+    ending, after = ENDS[name]
+    key = f"events:ends:{name}"
+    status, found = ended(shared_redis, key, SCRIPT.format(ending=ending, after=after))
+    assert status == (-signal.SIGTERM if "SIGTERM" in name else 0)
+    assert found or name == "the loop ends at once"
+    for operation, types in found.items():
+        assert types[0] == "started", operation
+        assert [type for type in types if type in ("completed", "failed")] == types[-1:], (operation, types)
+    if name in ("a fork", "multiprocessing"):
+        assert list(found.values()) == [["started", "progress", "completed"]] * 2
+    if name in ("all tasks cancelled", "the loop ends beside them"):
+        assert found == {f"op-{number}": ["started", "progress", "failed"] for number in range(12)}
+
+
+HANDLERS = {
+    "signal.SIG_IGN": (0, "completed"),
+    "lambda *_: (kit.on_exit(), os._exit(7))": (7, "failed"),
+    "lambda *_: sys.exit(8)": (8, "failed"),
+}
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_programs_own_handler_rules(shared_redis: RedisServer, handler: str, first: bool) -> None:
+    made = 'kit = Producer(redis.Redis.from_url(os.environ["URL"]), stream=os.environ["KEY"])\n'
+    own = f"signal.signal(signal.SIGTERM, {handler})\n"
+    script = SCRIPT.format(ending="os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.2)", after="run()")
+    status, end = HANDLERS[handler]
+    found = ended(shared_redis, f"events:{handler}:{first}", script.replace(made, own + made if first else made + own))
+    assert found == (status, {"op-1": ["started", "progress", end]})
 
 
 # A process that a shell put into the background ignores SIGINT unless it says so.
@@ -275,34 +466,31 @@ INTERRUPTED = "signal.signal(2, signal.default_int_handler); os.kill(os.getpid()
     ],
 )
 def test_a_process_that_exits_has_told_its_end(shared_redis: RedisServer, ending: str, wanted: str) -> None:
-    key = f"events:exit:{ending}"
-    subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(ending=ending)],
-        env=os.environ | {"URL": shared_redis.url, "KEY": key},
-        stderr=subprocess.DEVNULL,
-        timeout=20,
-    )
-    client = redis.Redis.from_url(shared_redis.url)
-    assert [fields[b"type"].decode() for _, fields in client.xrange(key)] == [schema.STARTED, schema.PROGRESS, wanted]
-    client.close()
+    _, found = ended(shared_redis, f"events:exit:{ending}", SCRIPT.format(ending=ending, after="run()"))
+    assert found == {"op-1": ["started", "progress", wanted.removeprefix("github_sync_")]}
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["p", "p", "p", "s", "t"])), max_size=60))
 def test_a_full_outbox_loses_superseded_progress_first_and_terminal_events_never(adds: list[tuple[str, str]]) -> None:
     outbox = Outbox(8)
     types = {"p": schema.PROGRESS, "s": schema.STARTED, "t": schema.COMPLETED}
-    added = [Entry(operation, types[kind], kind == "t", ()) for operation, kind in adds]
+    added = [Entry("abc".index(operation), types[kind], kind == "t", ()) for operation, kind in adds]
     for entry in added:
         outbox.add(entry)
     kept = []
-    while outbox:
-        kept.append(outbox.first())
-        outbox.remove(outbox.first())
+    while batch := outbox.batch():
+        for number, entry in batch:
+            kept.append(entry)
+            outbox.remove(number)
     assert outbox.dropped == len(added) - len(kept)
     order = [id(entry) for entry in added]
     assert [order.index(id(entry)) for entry in kept] == sorted(order.index(id(entry)) for entry in kept)
     assert sum(entry.terminal for entry in kept) == sum(entry.terminal for entry in added)
-    assert len(kept) <= max(8, sum(entry.terminal for entry in added) + 1)
+    assert len(kept) <= max(8, sum(entry.terminal for entry in added))
+    if any(entry.type == schema.PROGRESS for entry in kept):
+        assert sum(entry.type == schema.STARTED for entry in kept) == sum(
+            entry.type == schema.STARTED for entry in added
+        )
 
 
 def test_the_json_schema_is_current() -> None:

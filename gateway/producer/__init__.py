@@ -10,8 +10,9 @@ the container image.
 """
 
 from gateway.producer.asynchronous import AsyncOperation, AsyncProducer
-from gateway.producer.core import Trim, redact
+from gateway.producer.core import Trim
 from gateway.producer.errors import github_error
 from gateway.producer.synchronous import Operation, Producer
+from gateway.producer.text import redact
 
 __all__ = ["AsyncOperation", "AsyncProducer", "Operation", "Producer", "Trim", "github_error", "redact"]

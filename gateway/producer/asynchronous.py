@@ -1,24 +1,27 @@
-"""The kit for asyncio: one task sends, so that a sync never waits for Redis."""
+"""The kit for asyncio: whoever waits for an event sends it, a task of its own what nobody waits for.
+
+So nothing depends on a task that may be cancelled with all others at the end of a program.
+"""
 
 import asyncio
 import random
+import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Self
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Self
 
-from gateway.producer.core import Attempt, Entry, Outbox, Told, Trim, log
+from gateway.producer import exits
+from gateway.producer.core import STOPPED, Attempt, Classify, Sync, Told, Trim
 from gateway.producer.errors import github_error
-
-BACKOFF: Final = (0.05, 2.0)
-"""Seconds before the first new try, and at the most."""
-SKEW_MS: Final = 5000
-"""How far the clocks of a worker and of Redis may be apart."""
+from gateway.producer.outbox import Entry, Outbox, log
+from gateway.producer.sending import BACKOFF, LEAVE, is_redis, sent, xadd
 
 
 class AsyncProducer:
-    """Publishes to one stream through a `redis.asyncio` client, of which it borrows connections.
+    """Publishes to one stream through a `redis.asyncio` client, plain or cluster, of which it borrows connections.
 
-    `limit` bounds the events kept while Redis is away, `patience` the seconds that one XADD may take, `flush` those
+    `limit` bounds the events kept while Redis is away, `patience` the seconds that one sending may take, `flush` those
     that closing waits. `classify` makes the standard error of an exception.
     """
 
@@ -28,22 +31,27 @@ class AsyncProducer:
         *,
         stream: str = "github:sync:events",
         trim: Trim | None = None,
-        limit: int = 1000,
+        limit: int = 10_000,
         patience: float = 2.0,
         flush: float = 5.0,
-        classify: Callable[[BaseException], dict[str, Any]] = github_error,
+        classify: Classify = github_error,
     ) -> None:
         self._redis = redis
         self._stream = stream
         self._trim = trim or Trim()
+        self._limit = limit
         self._patience = patience
         self._flush = flush
-        self._outbox = Outbox(limit)
-        self._wake = asyncio.Event()
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.classify = classify
+        self.forked()
+        exits.watch(self)
+
+    def forked(self) -> None:
+        self._outbox = Outbox(self._limit)
+        self._open: set[Attempt] = set()
+        self._away: float | None = None  # since when Redis can't be reached
+        self._enter(None)
 
     @property
     def dropped(self) -> int:
@@ -51,10 +59,20 @@ class AsyncProducer:
         return self._outbox.dropped
 
     def operation(
-        self, operation_id: str, project_id: str, *, direction: str, sync_mode: str | None = None
+        self,
+        operation_id: object,
+        project_id: object,
+        *,
+        direction: str,
+        sync_mode: str | None = None,
+        attempt: int | None = None,
+        attempts: int | None = None,
     ) -> "AsyncOperation":
-        attempt = Attempt(operation_id, project_id, direction, sync_mode, self._emit, time.monotonic, time.time)
-        return AsyncOperation(attempt, self.classify)
+        """One sync. `attempt` of `attempts`, from 1, as its queue counts: without them no `failed` says that another
+        attempt will come.
+        """
+        sync = Sync(str(operation_id), str(project_id), direction, sync_mode, attempt, attempts)
+        return AsyncOperation(Attempt(sync, self._emit, time.monotonic, time.time), self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -64,90 +82,131 @@ class AsyncProducer:
 
     async def close(self) -> None:
         """Waits at most `flush` seconds for what is still to be sent; the rest is counted and logged."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._flush):
-                await self._empty.wait()
-        except TimeoutError:
+                while self._outbox:
+                    await self._send_some()
+        if self._outbox:
             log.error("%d events were not published: Redis is away", self._outbox.give_up())
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
 
-    def _emit(self, entry: Entry) -> None:
-        self._outbox.add(entry)
-        self._empty.clear()
-        self._wake.set()
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._send())
+    def on_exit(self) -> None:
+        """Ends every open operation, and waits until that is in Redis, 2 s at most. For a program's own signal handler;
+        where it has none for SIGTERM, and at a normal exit, this is called by itself.
+        """
+        for attempt in list(self._open):
+            attempt.fail(STOPPED)
+        if self._outbox:
+            # The loop that there was has ended, or stands still while this runs: it takes another, on another thread.
+            thread = threading.Thread(target=lambda: asyncio.run(self._last_words()), name="sse-producer", daemon=True)
+            with suppress(RuntimeError):  # no thread any more: the interpreter is going away
+                thread.start()
+                thread.join(LEAVE + 0.5)
+        if self._outbox:
+            log.error("%d events were not published: Redis is away", self._outbox.give_up())
+
+    def begin(self, attempt: Attempt) -> None:
+        self._open.add(attempt)
+
+    async def settle(self, attempt: Attempt) -> None:
+        """Sends until the end of an attempt is in Redis, for 2 s at most; not at all where Redis is away for longer."""
+        self._open.discard(attempt)
+        if attempt.end is None:
+            return
+        left = LEAVE if self._away is None else self._away + LEAVE - time.monotonic()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                while attempt.end in self._outbox:
+                    await self._send_some()
+
+    async def _last_words(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE):
+                while self._outbox:
+                    await self._send_some()
+
+    def _enter(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Nothing that belongs to one event loop is used in another."""
+        pool = getattr(self._redis, "connection_pool", None)
+        if self._loop is not None and (reset := getattr(pool, "reset", None)) is not None:
+            reset()
+        self._loop = loop
+        self._task: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+
+    def _emit(self, entry: Entry) -> int:
+        number = self._outbox.add(entry)
+        with suppress(RuntimeError):  # no loop runs: whoever waits sends it, or `on_exit`
+            loop = asyncio.get_running_loop()
+            if loop is not self._loop:
+                self._enter(loop)
+            if self._task is None or self._task.done():
+                self._task = loop.create_task(self._send())
+        return number
 
     async def _send(self) -> None:
-        delay, doubtful = BACKOFF[0], 0.0
-        while True:
-            if not self._outbox:
-                self._empty.set()
-                self._wake.clear()
-                await self._wake.wait()
-            entry = self._outbox.first()
-            began = time.time()
+        while self._outbox:
+            await self._send_some()
+
+    async def _send_some(self) -> None:
+        """Sends what comes first, or waits a while where that failed."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._enter(loop)
+        async with self._turn:
+            batch, began = self._outbox.batch(), time.monotonic()
+            if not batch:
+                return
+            gone: list[int] = []
             try:
                 async with asyncio.timeout(self._patience):
-                    if not doubtful or not await self._is_there(entry, doubtful):
-                        await self._execute(*entry.command(self._stream, self._trim, began))
-                self._outbox.remove(entry)
-                delay, doubtful = BACKOFF[0], 0.0
-            except Exception as error:  # whatever the client raises: the sync must not notice
-                log.warning("an event waits for Redis: %s: %s", type(error).__name__, error)
-                doubtful = doubtful or began
-                await asyncio.sleep(delay * random.uniform(0.5, 1.5))
-                delay = min(delay * 2, BACKOFF[1])
+                    pipe = self._redis.pipeline(transaction=False)
+                    for _, entry in batch:
+                        pipe.execute_command(*xadd(entry, self._stream, self._trim, time.time()))
+                    gone, error = sent(batch, await pipe.execute(raise_on_error=False))
+            except Exception as problem:  # whatever the client raises: the sync must not notice
+                error = problem
+                if not is_redis(problem):
+                    log.exception("events can't be sent, and are left out")
+                    gone = [number for number, _ in batch]
+            for number in gone:
+                self._outbox.remove(number)
+            if error is None:
+                self._away, self._delay = None, BACKOFF[0]
+                return
+            self._away = self._away or began
+            log.warning("events wait for Redis: %s: %s", type(error).__name__, error)
+            await asyncio.sleep(self._delay * random.uniform(0.5, 1.5))
+            self._delay = min(self._delay * 2, BACKOFF[1])
 
-    async def _is_there(self, entry: Entry, since: float) -> bool:
-        """Whether an XADD whose reply was lost has arrived all the same: it must not be published twice."""
-        reply = await self._execute("XRANGE", self._stream, f"{int(since * 1000) - SKEW_MS}-0", "+")
-        return was_written(entry, reply)
-
-    async def _execute(self, *command: str | int) -> Any:
-        """One command, sent once: redis-py's own retries would publish an event twice whose reply was lost."""
-        pool = getattr(self._redis, "connection_pool", None)
-        if pool is None:  # a cluster client routes by itself
-            return await self._redis.execute_command(*command)
-        connection = await pool.get_connection()
-        try:
-            await connection.send_command(*command)
-            return await connection.read_response()
-        except BaseException:
-            await connection.disconnect(nowait=True)  # what is left of the reply belongs to nobody
-            raise
-        finally:
-            await pool.release(connection)
-
-
-def was_written(entry: Entry, reply: Any) -> bool:
-    """Whether an XRANGE reply, in whatever form the client parses it, holds the entry's own `data`."""
-    data = entry.fields[entry.fields.index("data") + 1]
-    for _, fields in reply:
-        values = fields.values() if isinstance(fields, dict) else fields
-        if any(value in (data, data.encode()) for value in values):
-            return True
-    return False
+    _delay = BACKOFF[0]
 
 
 class AsyncOperation(Told):
-    """One sync. Leaving the block publishes the terminal event, exactly once, and lets any exception go on."""
+    """One sync. Leaving the block publishes the terminal event, exactly once, waits for Redis to take it (2 s at most),
+    and lets any exception go on.
+    """
+
+    def __init__(self, attempt: Attempt, producer: AsyncProducer) -> None:
+        super().__init__(attempt, producer.classify)
+        self._producer = producer
 
     async def __aenter__(self) -> Self:
+        self._producer.begin(self.attempt)
         self.tell(self.attempt.start)
         return self
 
     async def __aexit__(self, _: object, exception: BaseException | None, __: object) -> None:
         self.leave(exception)
+        await self._producer.settle(self.attempt)
 
-    async def progress(self, percent: float, message: str, *, step: str | None = None) -> None:
+    async def progress(self, percent: float, message: object, *, step: object = None) -> None:
         """Tells how far it is, 0-100; left out when it moved less than 5 points within a second. Never waits."""
         self.tell(self.attempt.progress, percent, message, step)
 
-    async def conflict(self, paths: Sequence[str], *, strategy: str, **more: Any) -> None:
+    async def conflict(self, paths: Iterable[object], *, strategy: str, **more: Any) -> None:
         """Tells of files changed on both sides; `strategy` is github_wins, local_wins or manual_review.
 
         `details` may hold localCommitSha, remoteCommitSha, baseCommitSha; `resolution_required` is true for

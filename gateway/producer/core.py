@@ -1,51 +1,35 @@
-"""What both forms of the kit share: an attempt's events in order, and the outbox that keeps them while Redis is away.
+"""What both forms of the kit share: one attempt's events in order, throttled, and ended exactly once.
 
 Pure: no I/O, no clock of its own (times are parameters, in seconds), no Redis. Nothing here raises into a sync.
 """
 
 import json
-import logging
 import math
-import re
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any, Final, NamedTuple
 
 from gateway import schema
+from gateway.producer.outbox import Entry, log
+from gateway.producer.text import LIST_MAX, clean, identifier, plain
 
 MIN_POINTS: Final = 5
 MIN_SECONDS: Final = 1.0
-TEXT_MAX: Final = 2000
-PATHS_MAX: Final = 200
 ROOM: Final = schema.ENTRY_MAX_BYTES - 2048
 """Bytes of `data` that leave room for the entry's other fields."""
-
-_TOKENS: Final = (
-    (re.compile(r"(https?://)[^/\s@'\"]+@"), r"\1***@"),
-    (re.compile(r"\b(?:gh[pousr]_|github_pat_)\w+"), "***"),
-    (re.compile(r"(?i)\b(bearer|token|basic)\s+[\w.~+/=-]{8,}"), r"\1 ***"),
-)
-_WORD: Final = re.compile(r"[\w.-]+")
+SIZES: Final = ((2000, 200), (500, 50), (100, 10))
+"""Lengths of texts and of lists, tried until an event has room."""
 
 STOPPED: Final = {"error": "The sync was stopped before its end", "error_code": "UNKNOWN", "retryable": False}
 """The standard error of a sync that was cancelled, interrupted or exited: none of GitHub's."""
 
-log = logging.getLogger("gateway.producer")
-
-
-def redact(text: str) -> str:
-    """`text` without tokens: user info of URLs, GitHub's token forms, Authorization values, JWTs. In linear time."""
-    for pattern, replacement in _TOKENS:
-        text = pattern.sub(replacement, text)
-    return _WORD.sub(_without_jwt, text) if "eyJ" in text else text
-
-
-def _without_jwt(word: re.Match[str]) -> str:
-    """A word without what is shaped like a JWT in it, which always begins with `{"` in base64."""
-    text, begin = word[0], word[0].find("eyJ")
-    return text[:begin] + "***" if begin >= 0 and text.count(".", begin) >= 2 else text
+Classify = Callable[[BaseException], Mapping[str, Any]]
+_numbers = count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,102 +45,50 @@ class Trim:
         return ("MAXLEN", "~", self.maxlen) if self.maxlen is not None else ()
 
 
-class Entry(NamedTuple):
-    """One event on its way: XADD's fields, and what the outbox must know of it."""
+class Sync(NamedTuple):
+    """What a sync is: whose, which way, and the how manieth attempt of how many, where its queue knows."""
 
     operation: str
-    type: str
-    terminal: bool
-    fields: tuple[str, ...]
-
-    def command(self, stream: str, trim: Trim, now: float) -> tuple[str | int, ...]:
-        return "XADD", stream, *trim.words(now), "*", *self.fields
-
-
-class Outbox:
-    """Events in order, bounded: superseded progress goes first, then other progress, then other events, and a terminal
-    event never. `dropped` counts what went.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._entries: deque[Entry] = deque()
-        self._limit = limit
-        self.dropped = 0
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def add(self, entry: Entry) -> None:
-        self._entries.append(entry)
-        if len(self._entries) > self._limit:
-            self._drop_one()
-
-    def first(self) -> Entry:
-        return self._entries[0]
-
-    def remove(self, entry: Entry) -> None:
-        """Takes out an entry that was sent, or can't be; it may have been dropped meanwhile."""
-        if self._entries and self._entries[0] is entry:
-            self._entries.popleft()
-
-    def give_up(self) -> int:
-        """Drops all; how many that were."""
-        lost = len(self._entries)
-        self.dropped += lost
-        self._entries.clear()
-        return lost
-
-    def _drop_one(self) -> None:
-        later: set[str] = set()
-        superseded = other = event = None
-        for at in range(len(self._entries) - 1, 0, -1):  # the first may be on the wire
-            entry = self._entries[at]
-            if entry.type == schema.PROGRESS:
-                if entry.operation in later:
-                    superseded = at
-                other = at
-                later.add(entry.operation)
-            elif not entry.terminal:
-                event = at
-        victim = next((at for at in (superseded, other, event) if at is not None), None)
-        if victim is not None:
-            del self._entries[victim]
-            self.dropped += 1
-            if self.dropped & (self.dropped - 1) == 0:  # at 1, 2, 4, 8…
-                log.warning("Redis is away and the outbox is full: %d events dropped so far", self.dropped)
+    project: str
+    direction: str
+    sync_mode: str | None = None
+    attempt: int | None = None
+    attempts: int | None = None
 
 
 class Attempt:
-    """One operation from `started` to its terminal event: throttles, keeps percent from falling, ends exactly once."""
+    """One run of a sync, from `started` to its terminal event. `emit` takes events and answers with their numbers.
+
+    Two threads may end it at once, and a signal's handler while it is ending: one of them does.
+    """
 
     def __init__(
-        self,
-        operation: str,
-        project: str,
-        direction: str,
-        sync_mode: str | None,
-        emit: Callable[[Entry], None],
-        clock: Callable[[], float],
-        wall: Callable[[], float],
+        self, sync: Sync, emit: Callable[[Entry], int], clock: Callable[[], float], wall: Callable[[], float]
     ) -> None:
-        self._operation = str(operation)  # a queue may number its jobs
-        self._project = str(project)
-        self._direction = direction
-        self._sync_mode = sync_mode
+        self._sync = sync
         self._emit = emit
         self._clock = clock
         self._wall = wall
+        self._number = next(_numbers)
+        self._run, self._seq = uuid.uuid4().hex, count(1)
         self._began = clock()
         self._percent: float | None = None
         self._told_at = 0.0
         self._told: float = 0
         self._result: dict[str, Any] = {}
-        self.ended = False
+        self._pid = os.getpid()
+        self._ended = threading.Lock()  # taken by who ends it, for good
+        self.end: int | None = None  # the number of its terminal event
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, or is another process's: a fork has a copy of it."""
+        return self._ended.locked() or self._pid != os.getpid()
 
     def start(self) -> None:
-        self._publish(schema.STARTED, direction=self._direction, syncMode=self._sync_mode)
+        self._publish(schema.STARTED, {"direction": self._sync.direction, "syncMode": self._sync.sync_mode})
 
-    def progress(self, percent: float, message: str, step: str | None = None) -> None:
+    def progress(self, percent: float, message: object, step: object = None) -> None:
         percent = min(max(float(percent), 0.0), 100.0) if math.isfinite(float(percent)) else self._percent or 0.0
         percent = max(percent, self._percent or 0.0)
         now = self._clock()
@@ -166,55 +98,76 @@ class Attempt:
             return
         self._told, self._told_at = percent, now
         shown = int(percent) if percent.is_integer() else round(percent, 1)
-        self._publish(schema.PROGRESS, percent=shown, message=_text(message), currentStep=step)
+        step = None if step is None else clean(step)
+        self._publish(schema.PROGRESS, {"percent": shown, "message": clean(message), "currentStep": step})
 
     def conflict(
         self,
-        paths: Sequence[str],
+        paths: Iterable[object],
         strategy: str,
         resolution_required: bool | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> None:
         required = strategy == "manual_review" if resolution_required is None else resolution_required
-        shown = [str(path) for path in paths[:PATHS_MAX]]
-        more = {"conflictsTotal": len(paths)} if len(paths) > PATHS_MAX else {}
-        self._publish(
-            schema.CONFLICT,
-            conflicts=shown,
-            strategy=strategy,
-            resolutionRequired=required,
-            conflictDetails=details,
-            **more,
-        )
+        files = [str(path) for path in paths]
+        more = {"conflictsTotal": len(files)} if len(files) > LIST_MAX else {}
+        told = {"conflicts": files, "strategy": strategy, "resolutionRequired": required, "conflictDetails": details}
+        self._publish(schema.CONFLICT, told | more)
 
-    def result(self, **members: Any) -> None:
+    def result(self, members: Mapping[str, Any]) -> None:
         self._result |= members
 
     def complete(self) -> None:
         duration = round((self._clock() - self._began) * 1000)
-        body = {"status": "success", "direction": self._direction, "filesChanged": 0} | self._result
-        self._publish(schema.COMPLETED, **(body | {"duration": duration}))
+        body = {"status": "success", "direction": self._sync.direction, "filesChanged": 0}
+        more = {name: value for name, value in self._result.items() if plain(value) is not None}
+        self._publish(schema.COMPLETED, {**body, **more, "status": "success", "duration": duration})
 
     def fail(self, error: Mapping[str, Any]) -> None:
-        body = {key: value for key, value in error.items() if key != "error"}
-        self._publish(schema.FAILED, status="failed", message=_text(error["error"]), **body)
+        """`retryable` only where another attempt will come: nobody must wait for one that won't."""
+        sync, body = self._sync, {key: value for key, value in error.items() if key != "error"}
+        left = sync.attempt is not None and sync.attempts is not None and sync.attempt < sync.attempts
+        again = left and error.get("retryable") is True
+        after = body.pop("retryAfter", None)
+        if again and isinstance(after, (int, float)) and 0 <= after < math.inf:
+            body["retryAfter"] = after
+        code = error.get("error_code")
+        told = {
+            "message": clean(error.get("error") or "The sync failed"),
+            "error_code": code if code in schema.ERROR_CODES else "UNKNOWN",
+            "retryable": again,
+        }
+        self._publish(schema.FAILED, {**body, **told, "status": "failed"})
 
-    def _publish(self, type: str, **members: Any) -> None:
-        if self.ended:
+    def _publish(self, type: str, members: Mapping[str, Any]) -> None:
+        if self.over:
             return
+        terminal = type in (schema.COMPLETED, schema.FAILED)
+        sync = self._sync
         stamp = datetime.fromtimestamp(self._wall(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        data = {"operationId": self._operation, "projectId": self._project, "timestamp": stamp}
-        data |= {name: value for name, value in members.items() if value is not None}
-        terminal = type == schema.COMPLETED or type == schema.FAILED
-        self.ended = terminal
-        fields = ("buildId", f"github-{self._project}", "type", type, "data", _dumps(data), "timestamp", stamp)
-        self._emit(Entry(self._operation, type, terminal, fields))
+        own = {
+            "operationId": identifier(sync.operation, schema.ID_MAX_LENGTH),
+            "projectId": identifier(sync.project, schema.ID_MAX_LENGTH),
+            "timestamp": stamp,
+            "run": self._run,
+            "seq": next(self._seq),
+            "attempt": sync.attempt,
+            "attempts": sync.attempts,
+        }
+        own = {name: value for name, value in own.items() if value is not None}
+        data = _fitting(members, own, schema.DATA[type]["required"])
+        fields = ("buildId", f"github-{own['projectId']}", "type", type, "data", data, "timestamp", stamp)
+        if terminal and not self._ended.acquire(blocking=False):
+            return
+        number = self._emit(Entry(self._number, type, terminal, fields))
+        if terminal:
+            self.end = number
 
 
 class Told:
     """What both forms of an operation have in common. `classify` makes the standard error of an exception."""
 
-    def __init__(self, attempt: Attempt, classify: Callable[[BaseException], dict[str, Any]]) -> None:
+    def __init__(self, attempt: Attempt, classify: Classify) -> None:
         self.attempt = attempt
         self._classify = classify
 
@@ -227,49 +180,41 @@ class Told:
 
     def result(self, **members: Any) -> None:
         """What `completed` will say: files_changed, insertions, deletions, commit_sha, pr_url, branch_name."""
-        for name, value in members.items():
-            first, *rest = name.split("_")
-            self.attempt.result(**{first + "".join(map(str.capitalize, rest)): value})
+        self.attempt.result({_camel(name): value for name, value in members.items()})
 
     def failed(self, exception: BaseException) -> None:
         """Publishes `failed` now, for a sync that handles its exceptions itself."""
         error: Mapping[str, Any] = STOPPED
         if isinstance(exception, Exception):
             try:
-                error = self._classify(exception)
+                error = dict(self._classify(exception))
             except Exception:
                 log.exception("an exception could not be classified")
-        self.attempt.fail(error)
+                error = STOPPED | {"error": f"The sync failed: {type(exception).__name__}"}
+        self.tell(self.attempt.fail, error)
 
     def leave(self, exception: BaseException | None) -> None:
         """The block is left, by `exception` or well."""
         if exception is None:
-            self.attempt.complete()
+            self.tell(self.attempt.complete)
         else:
             self.failed(exception)
 
 
-def _text(value: object) -> str:
-    text = redact(str(value))
-    return text if len(text) <= TEXT_MAX else text[: TEXT_MAX - 1] + "…"
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(map(str.capitalize, rest))
 
 
-def _dumps(data: dict[str, Any]) -> str:
-    try:
-        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=str, skipkeys=True, allow_nan=False)
-    except Exception:  # NaN, a circle, a __str__ that raises whatever it likes: said in words instead
-        log.exception("an event holds what is no JSON")
-        data = {
-            name: value if isinstance(value, (str, bool, int)) else f"{type(value).__name__}"
-            for name, value in data.items()
-        }
-        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    if len(text.encode("utf-8", "replace")) > ROOM:
-        # Too large to be accepted: texts are cut, lists shortened, and objects, which only help, go.
-        lean = {name: _text(value) if isinstance(value, str) else value for name, value in data.items()}
-        lean |= {
-            name: [_text(item)[:200] for item in value[:20]] for name, value in data.items() if isinstance(value, list)
-        }
-        lean = {name: value for name, value in lean.items() if not isinstance(value, dict)}
-        text = json.dumps(lean, ensure_ascii=False, separators=(",", ":"), default=str)
-    return text.encode("utf-8", "replace").decode()
+def _fitting(members: Mapping[str, Any], own: dict[str, Any], required: Iterable[str]) -> str:
+    """The event's JSON; of what is too large texts and lists are cut, then what isn't needed goes."""
+    for texts, items in SIZES:
+        told = plain({name: value for name, value in members.items() if value is not None}, texts, items)
+        text = _json({name: value for name, value in told.items() if value is not None} | own)
+        if len(text.encode()) <= ROOM:
+            return text
+    return _json({name: told[name] for name in required} | own)
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

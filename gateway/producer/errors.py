@@ -9,7 +9,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from gateway.producer.core import TEXT_MAX, redact
+from gateway.producer.text import clean, redact
+
+CHAIN_MAX: Final = 20
+"""Exceptions looked at, where one was raised for another or holds a group."""
 
 
 class Rule(NamedTuple):
@@ -147,11 +150,8 @@ def github_error(
     """The standard error: `error`, `error_code`, `retryable`, and where they apply `retryAfter` (s), `recoveryUrl`,
     `details`. Never raises, whatever it is given; tokens are redacted. `now`: epoch seconds, for X-RateLimit-Reset.
     """
-    try:
-        status, headers, text = _status(exception), _headers(exception), _text(exception)
-    except Exception as odd:  # a foreign exception whose own attributes raise
-        status, headers, text = None, {}, f"{type(exception).__name__} ({type(odd).__name__} while reading it)"
-    code, retryable, says = _classify(exception, status, headers, text)
+    looked = [_look(each) for each in _chain(exception)]
+    headers, text, (code, retryable, says) = next((each for each in looked if each[2][0] != "UNKNOWN"), looked[0])
     error: dict[str, Any] = {"error": says, "error_code": code, "retryable": retryable}
     after = _retry_after(headers, time.time() if now is None else now) if retryable else None
     if after is not None:
@@ -161,9 +161,33 @@ def github_error(
         error["recoveryUrl"] = f"{base}/apps/{app_slug}/installations/new"
     elif code in _SETTINGS | _INSTALL:
         error["recoveryUrl"] = f"{base}/settings/installations"
-    details = {"originalError": redact(text)[:TEXT_MAX], "step": step}
+    details = {"originalError": clean(text), "step": step}
     error["details"] = {name: value for name, value in details.items() if value}
     return error
+
+
+def _chain(exception: BaseException) -> list[BaseException]:
+    """The exception, those of its group, and what it was raised for, as far as that is known."""
+    found: list[BaseException] = []
+    waiting = [exception]
+    while waiting and len(found) < CHAIN_MAX:
+        each = waiting.pop(0)
+        if any(each is known for known in found):
+            continue
+        found.append(each)
+        inside = list(each.exceptions) if isinstance(each, BaseExceptionGroup) else []
+        behind = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
+        waiting += [*inside, *([behind] if behind is not None else [])]
+    return found
+
+
+def _look(exception: BaseException) -> tuple[Mapping[str, str], str, tuple[str, bool, str]]:
+    """Its headers, its words, and what they mean."""
+    try:
+        status, headers, text = _status(exception), _headers(exception), _text(exception)
+    except Exception as odd:  # a foreign exception whose own attributes raise
+        status, headers, text = None, {}, f"{type(exception).__name__} ({type(odd).__name__} while reading it)"
+    return headers, text, _classify(exception, status, headers, text)
 
 
 def _classify(
