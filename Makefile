@@ -79,7 +79,7 @@ $(VENV)/ok: tests/requirements.lock
 lock:
 	$(PYTHON) -m venv .run/lock && .run/lock/bin/python -m pip install --quiet uv
 	for extra in "" dev; do .run/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade pyproject.toml $${extra:+--extra $$extra} \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade pyproject.toml --extra server $${extra:+--extra $$extra} \
 		-o $${extra:+tests/}requirements.lock; done
 
 clean:

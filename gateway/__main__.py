@@ -8,10 +8,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import gateway
-from gateway import config, logs
-from gateway.config import Config, ConfigError
-from gateway.reader import NotAStream
-from gateway.server import serve
+
+try:
+    from gateway import config, logs
+    from gateway.config import Config, ConfigError
+    from gateway.reader import NotAStream
+    from gateway.server import serve
+except ModuleNotFoundError as error:
+    sys.exit(f"sse-gateway can't start: {error}. The gateway itself is: pip install 'sse-gateway[server]'")
 
 USAGE = f"""\
 usage: python -m gateway [--help | --version]
@@ -52,4 +56,10 @@ def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
     return uvloop.run
 
 
-sys.exit(main(sys.argv[1:]))
+def cli() -> None:
+    """What the console script `sse-gateway` calls."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    cli()

@@ -5,6 +5,7 @@ collector (ms), as JSON.
 import asyncio
 import gc
 import json
+import runpy
 import sys
 import time
 from collections.abc import Callable
@@ -52,6 +53,6 @@ def watched(main: Any) -> Any:
 uvloop.run = watched
 sys.argv = ["gateway"]
 try:
-    import gateway.__main__  # noqa: F401
+    runpy.run_module("gateway", run_name="__main__")
 finally:
     print(json.dumps(longest), flush=True)
