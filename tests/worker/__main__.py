@@ -60,10 +60,15 @@ def main() -> None:
         for number, scene in enumerate(itertools.cycle(SCENES), 1):
             prepare(scene, workshop)
             name = f"{scene}-{uuid.uuid4().hex[:8]}"
-            with suppress(GitError), producer.operation(name, "sample", direction=SCENES[scene]) as op:
-                play(scene, workshop, op)
-            if scene in ("not_fast_forward", "protected"):
+            attempts = 2 if scene == "not_fast_forward" else 1
+            for attempt in range(1, attempts + 1):
+                told = {"direction": SCENES[scene], "attempt": attempt, "attempts": attempts}
+                with suppress(GitError), producer.operation(name, "sample", **told) as op:
+                    play(scene, workshop, op)
+                    break
+                time.sleep(pause / 2)  # as a queue would
                 workshop.settle()
+                workshop.edit(40)
             if number == rounds:
                 return
             time.sleep(pause)
