@@ -38,7 +38,9 @@ def test_every_make_target_is_real() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("name", ["README.md", "gateway/README.md", "gateway/web/README.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "gateway/README.md", "gateway/producer/README.md", "gateway/web/README.md", "CHANGELOG.md"]
+)
 def test_links_lead_somewhere(name: str) -> None:
     path = ROOT / name
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
