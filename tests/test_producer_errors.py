@@ -9,6 +9,8 @@ import pytest
 
 from gateway import schema
 from gateway.producer import github_error
+from gateway.producer.core import Attempt, Sync
+from gateway.producer.outbox import Entry
 
 DOCS = "https://docs.github.com/rest"
 
@@ -230,3 +232,83 @@ def test_it_never_raises_whatever_it_is_given() -> None:
         BaseException("\ud800"),
     ):
         assert github_error(error)["error_code"] == "UNKNOWN"
+
+
+def raised_from(error: Exception, cause: BaseException) -> Exception:
+    try:
+        raise error from cause
+    except Exception as caught:
+        return caught
+
+
+def raised_within(error: Exception, context: Exception) -> Exception:
+    try:
+        try:
+            raise context
+        except Exception:
+            raise error  # noqa: B904  # as it happens
+    except Exception as caught:
+        return caught
+
+
+RESET = ConnectionResetError()
+LIMITED = HTTPStatusError(429, "slow down", {"retry-after": "7"})
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "after"),
+    [
+        (ExceptionGroup("several", [ValueError("x"), LIMITED]), "RATE_LIMIT", 7),
+        (ExceptionGroup("deep", [ExceptionGroup("deeper", [KeyError(1), RESET])]), "UPSTREAM_UNAVAILABLE", None),
+        (raised_from(RuntimeError("the sync failed"), LIMITED), "RATE_LIMIT", 7),
+        (raised_from(ValueError("x"), ExceptionGroup("g", [TimeoutError()])), "UPSTREAM_UNAVAILABLE", None),
+        (raised_within(KeyError("cleanup"), git("error: GH006: Protected branch")), "BRANCH_PROTECTED", None),
+        (raised_from(ValueError("x"), KeyError("y")), "UNKNOWN", None),
+    ],
+)
+def test_what_an_exception_was_raised_for_and_what_its_group_holds_counts(
+    error: Exception, code: str, after: int | None
+) -> None:
+    found = github_error(error)
+    assert (found["error_code"], found.get("retryAfter")) == (code, after)
+
+
+def test_exceptions_in_a_circle_are_looked_at_once() -> None:
+    one, two = ValueError("one"), ValueError("two")
+    one.__cause__, two.__cause__ = two, one
+    assert github_error(one)["error_code"] == "UNKNOWN"
+
+
+SECRETS = {
+    "a PEM block": "-----BEGIN RSA PRIVATE KEY-----\nSECRET\nSECRET\n-----END RSA PRIVATE KEY----- and on",
+    "a PEM block that is cut": "key: -----BEGIN PRIVATE KEY-----\nSECRETSECRET",
+    "an encoded URL": "https%3A%2F%2Fx-access-token%3ASECRET%40github.com%2Fo%2Fr",
+    "a token behind a colon, encoded": "user%3Aghp_SECRETSECRET",
+    "a URL": "fatal: unable to access 'https://x-access-token:SECRET@github.com/o/r.git/'",
+    "a header": "Authorization: Bearer SECRETSECRET",
+    "a JWT": "eyJhbGciOiJIUzI1NiJ9.eyJSECRET.SECRET",
+    "a fine-grained token": "github_pat_SECRETSECRET",
+}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_no_secret_leaves_a_worker_wherever_it_is_said(name: str) -> None:
+    told: list[Entry] = []
+
+    def emit(entry: Entry) -> int:
+        told.append(entry)
+        return len(told)
+
+    secret = SECRETS[name]
+    attempt = Attempt(Sync("o", "p", "to_github"), emit, lambda: 0.0, lambda: 0.0)
+    attempt.start()
+    attempt.progress(10, secret, secret)
+    attempt.conflict([secret], "local_wins", details={"localCommitSha": secret, secret: [secret]})
+    attempt.result({"branchName": secret, "notes": [{"deep": secret}], "bytes": secret.encode()})
+    attempt.complete()
+    failing = Attempt(Sync("o", "p", "to_github"), emit, lambda: 0.0, lambda: 0.0)
+    failing.fail(github_error(raised_from(ValueError(secret), git(secret))))
+    failing = Attempt(Sync("o", "p", "to_github"), emit, lambda: 0.0, lambda: 0.0)
+    failing.fail({"error": secret, "details": {"context": {"a": [secret]}}, "recoveryUrl": secret})
+    assert len(told) == 6
+    assert "SECRET" not in "".join("".join(entry.fields) for entry in told)
