@@ -6,6 +6,9 @@ interface Common {
   operationId: string;
   projectId: string;
   timestamp: string;
+  /** Of `attempts`, where the worker tells: "attempt 2 of 3". */
+  attempt?: number;
+  attempts?: number;
 }
 
 export type Direction = "to_github" | "from_github";

@@ -29,6 +29,7 @@ function take(event) {
     state.stalled = null;
     state.began ??= Date.parse(event.timestamp);
     state.heard = Date.now();
+    if (event.attempt !== undefined) state.attempt = event.attempts > 1 ? `attempt ${event.attempt} of ${event.attempts}` : "";
     if (event.percent !== undefined) state.percent = event.percent;
     if (event.message !== undefined && event.type === "github_sync_progress") state.message = event.message;
     if (event.conflicts) state.conflict = event;
@@ -63,6 +64,7 @@ function add(event) {
 function paint(each) {
   const { row, state } = each;
   row.className = "operation" + (state.result ? " completed" : state.failure ? " failed" : state.stalled ? " stalled" : "");
+  row.querySelector(".attempt").textContent = state.attempt ?? "";
   row.querySelector(".fill").style.width = `${Number(state.percent) || 0}%`;
   row.querySelector(".bar").setAttribute("aria-valuenow", Math.round(Number(state.percent) || 0));
   row.querySelector(".message").textContent = state.stalled

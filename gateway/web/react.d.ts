@@ -8,6 +8,9 @@ export interface GitHubSync {
   error: SyncFailed | null;
   result: SyncCompleted | null;
   stalled: boolean;
+  /** "Attempt 2 of 3", where the worker tells. */
+  attempt: number | null;
+  attempts: number | null;
 }
 
 /** Pass a `token` function that keeps its identity (useCallback), or the stream is opened anew at every render. */

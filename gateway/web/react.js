@@ -1,14 +1,22 @@
 /**
- * useGitHubSync(operationId, options?) -> { status, percent, message, conflict, error, result, stalled }
+ * useGitHubSync(operationId, options?) -> { status, percent, message, conflict, error, result, stalled, attempt, attempts }
  *
- * `status` is the watcher's; `error` a SyncFailed, `result` a SyncCompleted, `conflict` the newest SyncConflict.
+ * `attempt` of `attempts` is where the sync's queue is with it, as far as its worker tells. `status` is the watcher's; `error` a SyncFailed, `result` a SyncCompleted, `conflict` the newest SyncConflict.
  */
 import { useEffect, useReducer } from "react";
 import { watch } from "./github-sync-events.js";
 
-const NOTHING = { status: "connecting", percent: 0, message: "", conflict: null, error: null, result: null, stalled: false };
+const NOTHING = {
+  status: "connecting", percent: 0, message: "", conflict: null, error: null, result: null, stalled: false,
+  attempt: null, attempts: null,
+};
 
 export function reduce(state, event) {
+  const next = step(state, event);
+  return event.attempt === undefined ? next : { ...next, attempt: event.attempt, attempts: event.attempts ?? null };
+}
+
+function step(state, event) {
   switch (event.type) {
     case "status":
       return { ...state, status: event.status };

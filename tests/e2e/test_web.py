@@ -215,7 +215,10 @@ async def test_the_page_follows_the_sample_workers_real_syncs(
     await run_worker(shared_redis.url, worker.key, rounds=5)
     await until(page, "document.querySelectorAll('#recent .completed .result').length === 4")
     await page.wait_for_selector("#recent [data-operation^=protected] .failure code")
-    await page.wait_for_selector("#recent [data-operation^=not_fast_forward].completed")  # at the second attempt
+    await page.wait_for_selector("#recent [data-operation^=not_fast_forward].completed")
+    attempts = page.locator("#recent [data-operation^=not_fast_forward] .attempt")
+    assert await attempts.inner_text() == "attempt 2 of 2"
+    assert await page.locator("#recent [data-operation^=push] .attempt").inner_text() == ""
     await page.wait_for_selector("#recent [data-operation^=conflict] .conflict li >> nth=2")
     assert page.wrong == []
 
