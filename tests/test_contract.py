@@ -628,7 +628,7 @@ async def test_cors_is_for_the_origins_named(start: Start) -> None:
 
 
 async def test_http_1_0_gets_the_same_blocks_unchunked(gateway: Gateway, worker: Worker) -> None:
-    await worker.publish("started")
+    await gateway.read(await worker.publish("started"))
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(b"GET /api/projects/stream HTTP/1.0\r\n\r\n")
     head = await reader.readuntil(b"\r\n\r\n")

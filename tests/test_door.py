@@ -112,7 +112,7 @@ async def test_a_bug_is_a_problem_too(
 
 @pytest.mark.parametrize("pause", [0, 0.05])
 async def test_who_half_closes_behind_the_request_is_answered(gateway: Gateway, worker: Worker, pause: float) -> None:
-    await worker.publish("started", "op-1")
+    await gateway.read(await worker.publish("started", "op-1"))
     async with gateway.stream("/api/operations/op-1/stream") as stream:
         await stream.read()
         for path in ("/api/operations/op-1", "/api/projects/p-1/operations", "/nowhere"):
