@@ -8,7 +8,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from heapq import nlargest
 from itertools import islice
 from operator import attrgetter
@@ -31,8 +31,6 @@ from gateway.problem import Problem, spread
 from gateway.scope import MAX_FILTERS, Scope, Wish
 from gateway.state import state_of
 from gateway.terms import Terms
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 CROWDED: Final = 5
 """How many times SSE_RETRY a client is sent away for that is over a limit."""

@@ -5,19 +5,17 @@ aiohttp's own protocol does the work. Never decides what a request gets.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from gateway.answers import Answers
+from gateway.answers import Answers, Handler
 from gateway.logs import Limited
 
 KEEPALIVE: Final = 75.0
 """Seconds that a connection may wait between requests, or for its first."""
-
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +28,7 @@ class Door:
 
     def __init__(self, server: web.Server, answers: Answers, room: Callable[[], int]) -> None:
         self._server = server
-        self._answers = answers
+        self.answers = answers
         self._room = room
         self._silent: dict[Visitor, None] = {}
         self._waiting: dict[Visitor, None] = {}
@@ -55,14 +53,6 @@ class Door:
         self._silent.pop(visitor, None)
         self._waiting.pop(visitor, None)
 
-    def refused(self) -> web.Response:
-        """The answer to what is no HTTP request."""
-        return self._answers.malformed()
-
-    def failed(self, request: web.BaseRequest) -> web.Response:
-        """The answer to a request that met a bug of ours."""
-        return self._answers.failed(request)
-
     def _serving(self, handle: Handler) -> Handler:
         async def serve(request: web.BaseRequest) -> web.StreamResponse:
             visitor = request.protocol
@@ -70,7 +60,7 @@ class Door:
             self._silent.pop(visitor, None)
             self._waiting.pop(visitor, None)
             try:
-                return await self._answers.outermost(request, handle)
+                return await self.answers.outermost(request, handle)
             finally:
                 visitor.served()
                 if visitor.transport is not None:  # neither a stream by now nor gone
@@ -130,9 +120,9 @@ class Visitor(RequestHandler):
         if status == 400:
             if exc is not None:
                 exc.__traceback__ = None  # it holds the frame that holds this
-            answer = self._door.refused()
+            answer = self._door.answers.malformed()
         else:
             _log.error("a request failed", exc_info=exc)
-            answer = self._door.failed(request)
+            answer = self._door.answers.failed(request)
         answer.force_close()
         return answer

@@ -11,7 +11,7 @@ from typing import Final
 
 import orjson
 
-from gateway.event import SEQUENCE, EntryId, Event, format_id, timestamp
+from gateway.event import EntryId, Event, format_id, timestamp
 from gateway.members import add, members, put
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -45,9 +45,7 @@ def seal(event: Event, percent: float | None = None) -> Event:
         raw = (put if "timestamp" in data else add)(raw, "timestamp", b'"%b"' % stamp)
     if percent is not None:
         raw = put(raw, "percent", orjson.dumps(int(percent) if percent == int(percent) else percent))
-    id = event.id
-    block = b"id: %d-%d\nevent: %b\ndata: %b\n\n" % (id >> 64, id & SEQUENCE, event.type.encode(), raw)
-    event.frame = b"%x\r\n%b\r\n" % (len(block), block)
+    event.frame = chunk(b"id: %b\nevent: %b\ndata: %b\n\n" % (format_id(event.id).encode(), event.type.encode(), raw))
     del event.data, event.raw, event.stamp
     return event
 

@@ -273,7 +273,7 @@ class History:
 
 
 def _kind(type: str, outcome: str) -> int:
-    return _KIND.get((type, outcome)) or _KIND["other", outcome]
+    return _KIND.get((type, outcome), _KIND["other", outcome])
 
 
 def _put_off(event: Event, heard: float) -> float:

@@ -16,7 +16,7 @@ from gateway import frame
 from gateway.cursor import Cursor
 from gateway.event import EntryId, Event, format_id
 from gateway.history import History
-from gateway.metrics import Metrics
+from gateway.metrics import Metrics, type_label
 from gateway.operations import Advice
 from gateway.scope import Wish
 from gateway.silence import TICK
@@ -158,7 +158,7 @@ class Hub:
         """
         delivered, observe = self.metrics.delivered, self.metrics.observe_delivery
         for event in events:
-            delivered[event.type if event.type in delivered else "other"] += times
+            delivered[type_label(event.type)] += times
             if fresh is not None:
                 observe(fresh - (event.id >> 64) / 1000, times)
 

@@ -7,23 +7,51 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
-from gateway.producer import exits
-from gateway.producer.core import STOPPED, Attempt, Classify, Sync, Told, Trim
+from gateway.producer.core import Attempt, Classify, Told, Trim
 from gateway.producer.errors import github_error
-from gateway.producer.outbox import Entry, Outbox, log
-from gateway.producer.sending import BACKOFF, LEAVE, is_redis, sent, xadd
+from gateway.producer.outbox import Entry
+from gateway.producer.sending import BACKOFF, LEAVE, Sending
 
 
-class AsyncProducer:
+class AsyncOperation(Told):
+    """One sync. Leaving the block publishes the terminal event, exactly once, waits for Redis to take it (2 s at most),
+    and lets any exception go on.
+    """
+
+    async def __aenter__(self) -> Self:
+        self._producer.begin(self.attempt)
+        self.tell(self.attempt.start)
+        return self
+
+    async def __aexit__(self, _: object, exception: BaseException | None, __: object) -> None:
+        self.leave(exception)
+        await self._producer.settle(self.attempt)
+
+    async def progress(self, percent: float, message: object, *, step: object = None) -> None:
+        """Tells how far it is, 0-100; left out when it moved less than 5 points within a second. Never waits."""
+        self.tell(self.attempt.progress, percent, message, step)
+
+    async def conflict(self, paths: Iterable[object], *, strategy: str, **more: Any) -> None:
+        """Tells of files changed on both sides; `strategy` is github_wins, local_wins or manual_review.
+
+        `details` may hold localCommitSha, remoteCommitSha, baseCommitSha; `resolution_required` is true for
+        manual_review unless it is given.
+        """
+        self.tell(self.attempt.conflict, paths, strategy, **more)
+
+
+class AsyncProducer(Sending[AsyncOperation]):
     """Publishes to one stream through a `redis.asyncio` client, plain or cluster, of which it borrows connections.
 
     `limit` bounds the events kept while Redis is away, `patience` the seconds that one sending may take, `flush` those
     that closing waits. `classify` makes the standard error of an exception.
     """
+
+    form = AsyncOperation
 
     def __init__(
         self,
@@ -36,43 +64,14 @@ class AsyncProducer:
         flush: float = 5.0,
         classify: Classify = github_error,
     ) -> None:
-        self._redis = redis
-        self._stream = stream
-        self._trim = trim or Trim()
-        self._limit = limit
         self._patience = patience
-        self._flush = flush
+        self._delay = BACKOFF[0]
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.classify = classify
-        self.forked()
-        exits.watch(self)
+        super().__init__(redis, stream, trim, limit, flush, classify)
 
     def forked(self) -> None:
-        self._outbox = Outbox(self._limit)
-        self._open: set[Attempt] = set()
-        self._away: float | None = None  # since when Redis can't be reached
+        super().forked()
         self._enter(None)
-
-    @property
-    def dropped(self) -> int:
-        """Events that never reached Redis."""
-        return self._outbox.dropped
-
-    def operation(
-        self,
-        operation_id: object,
-        project_id: object,
-        *,
-        direction: str,
-        sync_mode: str | None = None,
-        attempt: int | None = None,
-        attempts: int | None = None,
-    ) -> "AsyncOperation":
-        """One sync. `attempt` of `attempts`, from 1, as its queue counts: without them no `failed` says that another
-        attempt will come.
-        """
-        sync = Sync(str(operation_id), str(project_id), direction, sync_mode, attempt, attempts)
-        return AsyncOperation(Attempt(sync, self._emit, time.monotonic, time.time), self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -86,8 +85,7 @@ class AsyncProducer:
             async with asyncio.timeout(self._flush):
                 while self._outbox:
                     await self._send_some()
-        if self._outbox:
-            log.error("%d events were not published: Redis is away", self._outbox.give_up())
+        self._give_up()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -96,19 +94,14 @@ class AsyncProducer:
         """Ends every open operation, and waits until that is in Redis, 2 s at most. For a program's own signal handler;
         where it has none for SIGTERM, and at a normal exit, this is called by itself.
         """
-        for attempt in list(self._open):
-            attempt.fail(STOPPED)
+        self._stop_open()
         if self._outbox:
             # The loop that there was has ended, or stands still while this runs: it takes another, on another thread.
             thread = threading.Thread(target=lambda: asyncio.run(self._last_words()), name="sse-producer", daemon=True)
             with suppress(RuntimeError):  # no thread any more: the interpreter is going away
                 thread.start()
                 thread.join(LEAVE + 0.5)
-        if self._outbox:
-            log.error("%d events were not published: Redis is away", self._outbox.give_up())
-
-    def begin(self, attempt: Attempt) -> None:
-        self._open.add(attempt)
+        self._give_up()
 
     async def settle(self, attempt: Attempt) -> None:
         """Sends until the end of an attempt is in Redis, for 2 s at most; not at all where Redis is away for longer."""
@@ -159,57 +152,14 @@ class AsyncProducer:
             batch, began = self._outbox.batch(), time.monotonic()
             if not batch:
                 return
-            gone: list[int] = []
+            came: Sequence[Any] | Exception
             try:
                 async with asyncio.timeout(self._patience):
-                    pipe = self._redis.pipeline(transaction=False)
-                    for _, entry in batch:
-                        pipe.execute_command(*xadd(entry, self._stream, self._trim, time.time()))
-                    gone, error = sent(batch, await pipe.execute(raise_on_error=False))
+                    came = await self._pipeline(batch).execute(raise_on_error=False)
             except Exception as problem:  # whatever the client raises: the sync must not notice
-                error = problem
-                if not is_redis(problem):
-                    log.exception("events can't be sent, and are left out")
-                    gone = [number for number, _ in batch]
-            for number in gone:
-                self._outbox.remove(number)
-            if error is None:
-                self._away, self._delay = None, BACKOFF[0]
+                came = problem
+            if self._sent(batch, came, began) is None:
+                self._delay = BACKOFF[0]
                 return
-            self._away = self._away or began
-            log.warning("events wait for Redis: %s: %s", type(error).__name__, error)
             await asyncio.sleep(self._delay * random.uniform(0.5, 1.5))
             self._delay = min(self._delay * 2, BACKOFF[1])
-
-    _delay = BACKOFF[0]
-
-
-class AsyncOperation(Told):
-    """One sync. Leaving the block publishes the terminal event, exactly once, waits for Redis to take it (2 s at most),
-    and lets any exception go on.
-    """
-
-    def __init__(self, attempt: Attempt, producer: AsyncProducer) -> None:
-        super().__init__(attempt, producer.classify)
-        self._producer = producer
-
-    async def __aenter__(self) -> Self:
-        self._producer.begin(self.attempt)
-        self.tell(self.attempt.start)
-        return self
-
-    async def __aexit__(self, _: object, exception: BaseException | None, __: object) -> None:
-        self.leave(exception)
-        await self._producer.settle(self.attempt)
-
-    async def progress(self, percent: float, message: object, *, step: object = None) -> None:
-        """Tells how far it is, 0-100; left out when it moved less than 5 points within a second. Never waits."""
-        self.tell(self.attempt.progress, percent, message, step)
-
-    async def conflict(self, paths: Iterable[object], *, strategy: str, **more: Any) -> None:
-        """Tells of files changed on both sides; `strategy` is github_wins, local_wins or manual_review.
-
-        `details` may hold localCommitSha, remoteCommitSha, baseCommitSha; `resolution_required` is true for
-        manual_review unless it is given.
-        """
-        self.tell(self.attempt.conflict, paths, strategy, **more)

@@ -46,7 +46,7 @@ class Trim:
 
 
 class Sync(NamedTuple):
-    """What a sync is: whose, which way, and the how manieth attempt of how many, where its queue knows."""
+    """What a sync is: whose, which way, and which attempt of how many, where its queue knows."""
 
     operation: str
     project: str
@@ -165,11 +165,11 @@ class Attempt:
 
 
 class Told:
-    """What both forms of an operation have in common. `classify` makes the standard error of an exception."""
+    """What both forms of an operation have in common; the producer's `classify` makes the error of an exception."""
 
-    def __init__(self, attempt: Attempt, classify: Classify) -> None:
+    def __init__(self, attempt: Attempt, producer: Any) -> None:
         self.attempt = attempt
-        self._classify = classify
+        self._producer = producer
 
     def tell(self, event: Callable[..., None], *arguments: Any, **named: Any) -> None:
         """Makes an event, and logs what can't be made one: a sync never fails for its events."""
@@ -187,7 +187,7 @@ class Told:
         error: Mapping[str, Any] = STOPPED
         if isinstance(exception, Exception):
             try:
-                error = dict(self._classify(exception))
+                error = dict(self._producer.classify(exception))
             except Exception:
                 log.exception("an exception could not be classified")
                 error = STOPPED | {"error": f"The sync failed: {type(exception).__name__}"}

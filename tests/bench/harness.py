@@ -105,16 +105,15 @@ class Gateway(Process):
 
     def total(self, name: str) -> float:
         """The sum of a metric over its labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=30) as response:
-            lines = response.read().decode().splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"sse_gateway_{name}{{"))
+        return sum(self._samples(f"{name}{{"))
 
     def metric(self, sample: str) -> float:
+        return sum(self._samples(f"{sample} "))
+
+    def _samples(self, begin: str) -> list[float]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=30) as response:
-            for line in response.read().decode().splitlines():
-                if line.startswith(f"sse_gateway_{sample} "):
-                    return float(line.split()[-1])
-        return 0.0
+            lines = response.read().decode().splitlines()
+        return [float(line.split()[-1]) for line in lines if line.startswith(f"sse_gateway_{begin}")]
 
 
 def load(port: int, path: str, clients: int, seconds: float, *options: str) -> "subprocess.Popen[str]":
