@@ -1,4 +1,4 @@
-"""The live page (SSE_UI=on): static files of gateway/web, served as they are under a strict policy."""
+"""The live page (SSE_UI=on) and the npm package's browser files, served as they are under a strict policy."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Final
 from aiohttp import web
 
 FILES: Final = {
-    "/": ("index.html", "text/html"),
-    "/ui/live.js": ("live.js", "text/javascript"),
-    "/ui/live.css": ("live.css", "text/css"),
-    "/ui/github-sync-events.js": ("github-sync-events.js", "text/javascript"),
-    "/ui/react.js": ("react.js", "text/javascript"),
+    "/": ("ui/index.html", "text/html"),
+    "/ui/live.js": ("ui/live.js", "text/javascript"),
+    "/ui/live.css": ("ui/live.css", "text/css"),
+    "/ui/watch.js": ("js/watch.js", "text/javascript"),
+    "/ui/react.js": ("js/react.js", "text/javascript"),
 }
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -21,7 +21,7 @@ POLICY: Final = (
 
 def add_routes(app: web.Application) -> None:
     """Adds the page and its files. They hold no data: what it shows comes through the streams, with their auth."""
-    folder = Path(__file__).parent / "web"
+    folder = Path(__file__).parent
     for path, (name, kind) in FILES.items():
         app.router.add_get(path, _serve((folder / name).read_bytes(), kind))
 

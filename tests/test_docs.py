@@ -26,7 +26,7 @@ def test_every_metric_is_documented_with_its_type() -> None:
 
 
 def test_every_error_code_has_its_advice() -> None:
-    guide = (ROOT / "gateway" / "web" / "README.md").read_text(encoding="utf-8")
+    guide = (ROOT / "gateway" / "js" / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `([A-Z_]+)` \|", guide, re.MULTILINE)) == set(schema.ERROR_CODES)
 
 
@@ -39,7 +39,7 @@ def test_every_make_target_is_real() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "gateway/README.md", "gateway/producer/README.md", "gateway/web/README.md", "CHANGELOG.md"]
+    "name", ["README.md", "gateway/README.md", "gateway/producer/README.md", "gateway/js/README.md", "CHANGELOG.md"]
 )
 def test_links_lead_somewhere(name: str) -> None:
     path = ROOT / name

@@ -97,9 +97,12 @@ class Attempt:
         if near and (percent < 100 or self._told >= 100):
             return
         self._told, self._told_at = percent, now
-        shown = int(percent) if percent.is_integer() else round(percent, 1)
+        shown = math.floor(percent * 10 + 0.5) / 10  # as JavaScript rounds
         step = None if step is None else clean(step)
-        self._publish(schema.PROGRESS, {"percent": shown, "message": clean(message), "currentStep": step})
+        self._publish(
+            schema.PROGRESS,
+            {"percent": int(shown) if shown.is_integer() else shown, "message": clean(message), "currentStep": step},
+        )
 
     def conflict(
         self,

@@ -33,6 +33,7 @@ class Outbox:
         self._entries: dict[int, Entry] = {}  # in order, by number
         self._number = 0
         self._sending = 0  # up to this number they may be on the wire
+        self._noted = 0  # since what is gone was forgotten
         self._newest: dict[int, int] = {}  # the last progress of each attempt
         self._victims: tuple[deque[int], ...] = (deque(), deque(), deque(), deque())
         self.dropped = 0
@@ -59,6 +60,9 @@ class Outbox:
             (started if entry.type == schema.STARTED else others).append(number)
         if len(self._entries) > self._limit:
             self._drop_one()
+        self._noted += 1
+        if self._noted > 4 * self._limit:
+            self._forget()
         return number
 
     def batch(self) -> list[tuple[int, Entry]]:
@@ -71,10 +75,6 @@ class Outbox:
     def remove(self, number: int) -> None:
         """It was sent, or can't be."""
         self._entries.pop(number, None)
-        if not self._entries:
-            for victims in self._victims:
-                victims.clear()
-            self._newest.clear()
 
     def give_up(self) -> int:
         """Drops all; how many that were."""
@@ -83,6 +83,11 @@ class Outbox:
         for number in list(self._entries):
             self.remove(number)
         return lost
+
+    def _forget(self) -> None:
+        """Those that were sent are no victims any more; an outbox that is never empty would keep them for ever."""
+        self._victims = tuple(deque(number for number in each if number in self._entries) for each in self._victims)
+        self._noted = 0
 
     def _drop_one(self) -> None:
         number = next(self._droppable(), None)

@@ -145,7 +145,7 @@ def test_hadolint_finds_nothing() -> None:
 def test_it_holds_what_it_runs_and_nothing_else(image: Image) -> None:
     files = {str(path.relative_to(image.root / "srv")) for path in (image.root / "srv").rglob("*") if path.is_file()}
     assert {name.partition("/")[0] for name in files} == {"gateway", "venv"}
-    assert "gateway/web/index.html" in files, "the live page"
+    assert "gateway/ui/index.html" in files, "the live page"
     own = {name for name in files if name.startswith("gateway/") and not name.endswith(".pyc")}
     assert not {name for name in own if "producer" in name or name.endswith((".md", ".d.ts", ".png"))}
     assert len([name for name in own if name.endswith(".py")]) == len(

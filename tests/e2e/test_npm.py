@@ -6,71 +6,59 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import redis
 
 from tests.conftest import Worker
 from tests.e2e.conftest import Launch
+from tests.e2e.npm import FLAGS, NPM, ROOT, installed, node, packed
 from tests.eventsource import Stream, connect
 from tests.redis_server import RedisServer
+from tests.test_producer import seen
 
-ROOT = Path(__file__).parent.parent.parent
-NPM = ROOT / "tests" / "npm"
 BUILD = NPM / "build"
+STRICT = ("--strict", "--target", "es2022", "--module", "nodenext", "--moduleResolution", "nodenext", "--skipLibCheck")
 
 pytestmark = pytest.mark.skipif(shutil.which("npm") is None, reason="npm (Node.js) is not installed")
 
 
+def code(page: str) -> list[str]:
+    return re.findall(r"```ts\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
 @pytest.fixture(scope="module")
 def built() -> Path:
-    """Everything transpiled and type-checked: the README's lines, the module's types as a page uses them."""
-    if not (NPM / "node_modules" / "bullmq").exists():
-        flags = ["--no-package-lock", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund"]
-        subprocess.run(["npm", "install", *flags], cwd=NPM, check=True, capture_output=True, timeout=300)
+    """Everything transpiled and type-checked: the pages' lines, the package's types as its users use them."""
+    installed()
     shutil.rmtree(BUILD, ignore_errors=True)
-    (BUILD / "web").mkdir(parents=True)
-    [code] = re.findall(r"```ts\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    (BUILD / "worker.ts").write_text(code)
+    BUILD.mkdir()
+    [worker] = code("README.md")
+    block, trigger = code("gateway/producer/README.md")
+    (BUILD / "worker.ts").write_text(worker)
+    (BUILD / "trigger.ts").write_text(trigger)
+    (BUILD / "block.ts").write_text(
+        'import { Redis } from "ioredis";\nconst redis = new Redis(process.env.URL!);\n'
+        + block
+        + "redis.disconnect();\n"
+    )
     for name in ("sync.ts", "main.ts", "types.ts"):
         shutil.copy(NPM / name, BUILD / name)
-    for path in (ROOT / "gateway" / "web").glob("*.js"):
-        shutil.copy(path, BUILD / "web" / path.name)
-    (BUILD / "types.ts").write_text((BUILD / "types.ts").read_text().replace("../../../gateway/web/", "./web/"))
-    for path in (ROOT / "gateway" / "web").glob("*.d.ts"):
-        shutil.copy(path, BUILD / "web" / path.name)
-    options = [
-        "--strict",
-        "--target",
-        "es2022",
-        "--module",
-        "nodenext",
-        "--moduleResolution",
-        "nodenext",
-        "--skipLibCheck",
+    words = [
+        "node",
+        str(NPM / "node_modules" / "typescript" / "bin" / "tsc"),
+        *STRICT,
+        "main.ts",
+        "types.ts",
+        "block.ts",
     ]
-    tsc = ["node", str(NPM / "node_modules" / "typescript" / "bin" / "tsc"), *options, "main.ts", "types.ts"]
-    done = subprocess.run(tsc, cwd=BUILD, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, cwd=BUILD, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
     return BUILD
-
-
-@asynccontextmanager
-async def node(*arguments: str, cwd: Path, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A Node.js process that is gone when the block is left."""
-    process = await asyncio.create_subprocess_exec(
-        "node", *arguments, cwd=cwd, env=os.environ | environment, stdout=subprocess.PIPE
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def test_the_readmes_bullmq_worker_is_followed_to_its_ends(
@@ -132,3 +120,35 @@ async def test_the_react_hook_gives_the_state_of_a_sync(
         await until(lambda state: state["status"] == "ended")
         assert (state["percent"], state["result"]["filesChanged"]) == (100, 9)
         assert await asyncio.wait_for(page.wait(), 10) == 0
+
+
+async def test_the_workers_page_in_typescript(built: Path, own_redis: RedisServer) -> None:
+    done = subprocess.run(["node", "block.js"], cwd=built, env=os.environ | {"URL": own_redis.url}, timeout=20)
+    assert done.returncode == 0
+    client = redis.Redis.from_url(own_redis.url, decode_responses=True)
+    types = [type.removeprefix("github_sync_") for _, type in seen(client.xrange("github:sync:events"))]
+    client.close()
+    assert types == ["started", "progress", "conflict", "completed"]
+
+
+@pytest.mark.parametrize(("module", "resolution"), [("esnext", "bundler"), ("nodenext", "nodenext")])
+def test_the_tarball_in_a_project_of_its_own(built: Path, tmp_path: Path, module: str, resolution: str) -> None:
+    (tmp_path / "package.json").write_text('{"private": true, "type": "module"}')
+    words = ["npm", "install", "--no-save", "--offline", *FLAGS, str(packed(tmp_path))]
+    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    (tmp_path / "page.ts").write_text(
+        'import { watch, type SyncEvent } from "github-sync-events";\n'
+        'import { githubError, redact, type StandardError } from "github-sync-events/producer";\n'
+        "export const said: StandardError = githubError(new Error(redact('ghp_aaaaaaaaaaaaaaaa')));\n"
+        "export const events: SyncEvent[] = [];\n"
+        "type Told = SyncEvent | { type: 'operation_stalled' };\n"
+        "const keep = (told: Told) => void (told.type === 'operation_stalled' || events.push(told));\n"
+        "export const open = () => watch({ operationId: 'op', onEvent: keep });\n"
+        "console.log(said.error);\n"
+    )
+    tsc = ["node", str(NPM / "node_modules" / "typescript" / "bin" / "tsc"), "--strict", "--target", "es2022"]
+    words = [*tsc, "--lib", "es2022,dom", "--module", module, "--moduleResolution", resolution, "page.ts"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+    ran = subprocess.run(["node", "page.js"], cwd=tmp_path, capture_output=True, text=True, timeout=20)
+    assert (ran.stdout, ran.returncode) == ("The sync failed: ***\n", 0), ran.stderr

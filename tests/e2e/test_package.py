@@ -63,7 +63,7 @@ def clean() -> dict[str, str]:
 def test_the_wheel_has_what_both_need(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert f"-{__version__}-" in wheel.name
-    assert {"gateway/producer/core.py", "gateway/schema.json", "gateway/py.typed", "gateway/web/index.html"} <= names
+    assert {"gateway/producer/core.py", "gateway/schema.json", "gateway/py.typed", "gateway/ui/index.html"} <= names
     assert not any(name.startswith("tests") for name in names)
 
 

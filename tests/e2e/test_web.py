@@ -63,7 +63,7 @@ async def until(page: Page, expression: str, timeout: float = 15) -> None:
 
 
 WATCH = """async ([url, options]) => {
-  const { watch } = await import(url + "/ui/github-sync-events.js");
+  const { watch } = await import(url + "/ui/watch.js");
   globalThis.watchers ??= [];
   for (const each of options) {
     const kept = { events: [], states: [] };

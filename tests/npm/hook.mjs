@@ -4,7 +4,7 @@ globalThis.EventSource = EventSource;
 globalThis.IS_REACT_ACT_ENVIRONMENT = false;
 const { createElement } = await import("react");
 const { create } = await import("react-test-renderer");
-const { useGitHubSync } = await import("./build/web/react.js");
+const { useGitHubSync } = await import("github-sync-events/react");
 
 const [baseUrl, operationId] = process.argv.slice(2);
 function Bar() {

@@ -1,6 +1,9 @@
 // Only has to compile: the types of the module and of the hook, used as a page would.
-import { watch, type SyncEvent, type Status } from "../../../gateway/web/github-sync-events.js";
-import { useGitHubSync } from "../../../gateway/web/react.js";
+import { watch, type SyncEvent, type Status } from "github-sync-events";
+import { bullmq, Producer } from "github-sync-events/producer";
+import { Redis } from "ioredis";
+import { createClient } from "redis";
+import { useGitHubSync } from "github-sync-events/react";
 
 export function say(event: SyncEvent): string {
   switch (event.type) {
@@ -14,3 +17,7 @@ export function say(event: SyncEvent): string {
 export const states: Status[] = [];
 export const watcher = watch({ operationId: "op", token: async () => "t", onStatus: (status) => states.push(status) });
 export const bar = (id: string): number => useGitHubSync(id).percent;
+
+export const kit = new Producer(createClient());
+export const value: Promise<number> = kit.operation("op", "p", { direction: "to_github" }, (op) => (op.progress(1, "x"), 5));
+export const syncs = bullmq(new Producer(new Redis()), { sync: (job) => ({ operationId: job.id, projectId: "p", direction: "to_github" }) });

@@ -1,4 +1,4 @@
-import type { Status, SyncCompleted, SyncConflict, SyncFailed, WatchOptions } from "./github-sync-events.js";
+import type { Status, SyncCompleted, SyncConflict, SyncFailed, WatchOptions } from "./watch.js";
 
 export interface GitHubSync {
   status: Status;

@@ -1,4 +1,4 @@
-/** Types of github-sync-events.js: the five events as a discriminated union, and what watch() takes and gives. */
+/** Types of watch.js: the five events as a discriminated union, and what watch() takes and gives. */
 
 interface Common {
   /** The entry id; absent on advice. */

@@ -4,7 +4,7 @@
  * `attempt` of `attempts` is where the sync's queue is with it, as far as its worker tells. `status` is the watcher's; `error` a SyncFailed, `result` a SyncCompleted, `conflict` the newest SyncConflict.
  */
 import { useEffect, useReducer } from "react";
-import { watch } from "./github-sync-events.js";
+import { watch } from "./watch.js";
 
 const NOTHING = {
   status: "connecting", percent: 0, message: "", conflict: null, error: null, result: null, stalled: false,

@@ -1,5 +1,5 @@
 // The live page: every operation that the caller may see, as rows. All text goes in as text, never as markup.
-import { isTerminal, watch } from "./github-sync-events.js";
+import { isTerminal, watch } from "./watch.js";
 
 const $ = (id) => document.getElementById(id);
 const RECENT = 30, EVENTS = 200;

@@ -1,7 +1,7 @@
 /**
  * Watches GitHub syncs through the SSE gateway. One ES module, no dependencies, no build step.
  *
- *   import { watch } from "./github-sync-events.js";
+ *   import { watch } from "./watch.js";
  *   const watcher = watch({ operationId, onEvent: (event) => render(event), onStatus: (status) => light(status) });
  *   watcher.close();
  *
@@ -29,7 +29,7 @@ export function compareIds(one, two) {
 
 const pools = new Map(); // baseUrl -> token -> Pool
 
-/** See github-sync-events.d.ts for the options. */
+/** See watch.d.ts for the options. */
 export function watch(options) {
   const { baseUrl = "", token = null } = options;
   if (!pools.has(baseUrl)) pools.set(baseUrl, new Map());

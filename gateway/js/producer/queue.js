@@ -1,0 +1,151 @@
+/**
+ * A watch of one BullMQ queue: tells the ends that no worker tells.
+ *
+ * BullMQ writes an event for most of what becomes of a job, by the same script that does it, and none where a queue is drained,
+ * cleaned or obliterated. So every look reads those events, asks which of the jobs that it knows are still there, and reads
+ * the events again: a job that is gone and of which no event said that it ended was removed. Watches in any number of
+ * processes tell the same, and the gateway leaves all but the first out.
+ */
+const OPEN = ["waiting", "active", "delayed", "prioritized", "paused", "waiting-children"];
+const PAGE = 1000;
+/** Keys that one look asks for at most; of more open jobs it takes several until all were looked at. */
+const LOOKED = 20_000;
+const REMOVED = { error: "The job was removed from its queue", error_code: "UNKNOWN" };
+
+export class QueueWatch {
+  #queue;
+  #producer;
+  #syncOf;
+  #known = new Map(); // open jobs, by id: the sync of each
+  #place = null; // the id of the last event read
+  #timer;
+  #looking = Promise.resolve();
+  #asked = 0;
+  #failing = false;
+
+  /** `syncOf` makes of a job the sync that it is; `every` is how often it looks, ms. */
+  constructor(queue, producer, syncOf, every) {
+    this.#queue = queue;
+    this.#producer = producer;
+    this.#syncOf = syncOf;
+    this.#timer = setInterval(() => this.look(), every);
+    this.#timer.unref();
+    this.look();
+  }
+
+  /** Looks now; resolved when that is done. */
+  look() {
+    this.#looking = this.#looking.then(() => this.#look()).then(
+      () => (this.#failing = false),
+      (error) => {
+        if (!this.#failing) this.#producer.log.warn(`sync events: the queue can't be watched: ${error?.message}`);
+        this.#failing = true;
+      },
+    );
+    return this.#looking;
+  }
+
+  async close() {
+    clearInterval(this.#timer);
+    await this.#looking;
+  }
+
+  async #look() {
+    const client = await this.#queue.client;
+    if (this.#place === null) return this.#begin(client);
+    let whole = await this.#read(client);
+    const gone = await this.#gone(client);
+    whole = (await this.#read(client)) && whole;
+    for (const id of gone) {
+      const sync = this.#known.get(id);
+      if (sync === undefined) continue;
+      this.#known.delete(id);
+      // Where events were trimmed before they could be read, one that has never run may have ended well meanwhile.
+      if (whole || sync.started) this.#tell(sync, REMOVED);
+    }
+  }
+
+  async #begin(client) {
+    const [last] = await client.xrevrange(this.#queue.keys.events, "+", "-", "COUNT", 1);
+    for (let at = 0, jobs; at === 0 || jobs.length; at += PAGE) {
+      jobs = await this.#queue.getJobs(OPEN, at, at + PAGE - 1);
+      for (const job of jobs) this.#learn(job);
+    }
+    this.#place = last?.[0] ?? "0-0";
+  }
+
+  /** Reads what has happened since. Whether nothing was missed. */
+  async #read(client) {
+    const key = this.#queue.keys.events;
+    const whole = (await client.xrange(key, this.#place, this.#place)).length > 0 || (await this.#isNew(client, key));
+    for (let page; page === undefined || page.length === PAGE; ) {
+      page = await client.xrange(key, `(${this.#place}`, "+", "COUNT", PAGE);
+      const changed = new Set();
+      for (const [id, fields] of page) {
+        this.#place = id;
+        const { event, jobId, failedReason } = members(fields);
+        if (["added", "waiting", "delayed", "prioritized", "active", "waiting-children"].includes(event)) changed.add(jobId);
+        else if (event === "completed") this.#ended(jobId, changed);
+        else if (event === "failed") await this.#failed(jobId, failedReason, changed);
+        else if (event === "removed" && this.#known.has(jobId)) {
+          this.#tell(this.#known.get(jobId), REMOVED);
+          this.#ended(jobId, changed);
+        }
+      }
+      const jobs = await Promise.all([...changed].map((id) => this.#queue.getJob(id)));
+      for (const job of jobs) if (job && !job.finishedOn) this.#learn(job);
+    }
+    return whole;
+  }
+
+  /** Whether all events that there ever were are still held: the queue is new, or was obliterated. */
+  async #isNew(client, key) {
+    if ((await client.exists(key)) === 0) return true;
+    const info = members(await client.xinfo("STREAM", key));
+    return info.length === info["entries-added"];
+  }
+
+  #ended(id, changed) {
+    this.#known.delete(id);
+    changed.delete(id);
+  }
+
+  /** The worker has told it, where one ran it; where the job had stalled too often, none did. */
+  async #failed(id, reason, changed) {
+    const job = await this.#queue.getJob(id);
+    const sync = job ? this.#syncOf(job) : this.#known.get(id);
+    if (job && !job.finishedOn) return; // tried again by hand meanwhile
+    if (sync) this.#tell(sync, { ...this.#producer.standardError(new Error(reason)), retryAfter: undefined });
+    this.#ended(id, changed);
+  }
+
+  #learn(job) {
+    const sync = this.#syncOf(job);
+    if ((sync.projectId ?? null) !== null) this.#known.set(job.id, { ...sync, started: job.attemptsStarted > 0 });
+  }
+
+  /** Those of the known jobs that are there no more. */
+  async #gone(client) {
+    const known = [...this.#known.keys()], gone = [];
+    if (this.#asked >= known.length) this.#asked = 0;
+    const looked = known.slice(this.#asked, this.#asked + LOOKED);
+    this.#asked += looked.length;
+    for (let at = 0; at < looked.length; at += PAGE) {
+      const ids = looked.slice(at, at + PAGE), keys = ids.map((id) => this.#queue.toKey(id));
+      if ((await client.exists(...keys)) === keys.length) continue;
+      const there = await Promise.all(keys.map((key) => client.exists(key)));
+      gone.push(...ids.filter((_, index) => there[index] === 0));
+    }
+    return gone;
+  }
+
+  #tell({ started, ...sync }, error) {
+    this.#producer.verdict(sync, error);
+  }
+}
+
+function members(fields) {
+  const found = {};
+  for (let at = 0; at < fields.length; at += 2) found[fields[at]] = fields[at + 1];
+  return found;
+}
