@@ -1,16 +1,18 @@
 """Real servers that belong together: a master watched by sentinels, and a cluster."""
 
+import asyncio
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import redis
 
+from tests.proxy import Proxy, proxied
 from tests.redis_server import RedisServer, binary, free_port
 
 SLOTS = 16384
@@ -161,4 +163,29 @@ def cluster(key: str, *, replica: bool = False) -> Iterator[Cluster]:
         for client in clients:
             client.close()
         for server in servers:
+            server.stop()
+
+
+@asynccontextmanager
+async def lossy_cluster() -> AsyncIterator[tuple[RedisServer, Proxy]]:
+    """A cluster of one node, which names the proxy before it as its address: nobody finds a way around."""
+    server = RedisServer("--cluster-enabled", "yes", "--cluster-config-file", "nodes")
+    async with proxied(server.port) as proxy:
+        server.options = (
+            *server.options,
+            "--cluster-announce-ip",
+            "127.0.0.1",
+            "--cluster-announce-port",
+            str(proxy.port),
+        )
+        server.start()
+        client = redis.Redis(port=server.port)
+        try:
+            client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+            await asyncio.to_thread(
+                wait_for, lambda: "cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO"))
+            )
+            yield server, proxy
+        finally:
+            client.close()
             server.stop()

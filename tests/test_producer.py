@@ -9,7 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from gateway.producer import AsyncProducer, Producer, Trim
 from gateway.producer.outbox import Entry, Outbox
 from gateway.shaping import STALE, Track, shape
 from tests.conftest import Gateway, Worker, working
-from tests.proxy import proxied
+from tests.proxy import Proxy, proxied
+from tests.redis_groups import lossy_cluster
 from tests.redis_server import RedisServer
 
 
@@ -250,10 +251,51 @@ def seen(entries: list[tuple[str, dict[str, str]]]) -> list[tuple[str, str]]:
 
 
 async def one_terminal_event_each(server: RedisServer, syncs: list[tuple[list[int], str]], faults: list[Any]) -> None:
+    async with proxied(server.port) as proxy:
+        await through(proxy, redis.asyncio.Redis(port=proxy.port), server, syncs, faults)  # with all its own retries
+
+
+async def test_a_cluster_that_loses_replies() -> None:
+    async with lossy_cluster() as (server, proxy):
+        for faults in (["mute"] * 4, ["down", "mute", "up", "mute"], ["up", "mute", "mute"]):
+            client: Any = redis.asyncio.RedisCluster(host="127.0.0.1", port=proxy.port)
+            await client.initialize()
+            await through(proxy, client, server, [([10, 50, 90], "success"), ([5], "exception")], faults)
+
+
+def test_a_cluster_that_loses_replies_to_a_thread(shared_redis: RedisServer) -> None:
+    async def run() -> None:
+        async with lossy_cluster() as (server, proxy):
+            client = await asyncio.to_thread(redis.RedisCluster, host="127.0.0.1", port=proxy.port)
+            with closing(client), Producer(client, stream="events", flush=10) as kit:
+
+                def sync() -> None:
+                    with kit.operation("op-1", "p-1", direction="to_github") as op:
+                        for percent in (10, 50, 90):
+                            op.progress(percent, "x")
+                            time.sleep(0.02)
+
+                syncing = asyncio.create_task(asyncio.to_thread(sync))
+                for fault in ("mute", "up", "mute", "down", "up"):
+                    proxy.cut(fault)
+                    await asyncio.sleep(0.03)
+                await syncing
+                await asyncio.to_thread(kit.close)
+            direct = redis.Redis(port=server.port, decode_responses=True)
+            types = [type.removeprefix("github_sync_") for _, type in seen(direct.xrange("events"))]
+            direct.close()
+            assert types == ["started", "progress", "progress", "progress", "completed"]
+
+    asyncio.run(run())
+
+
+async def through(
+    proxy: Proxy, client: Any, server: RedisServer, syncs: list[tuple[list[int], str]], faults: list[Any]
+) -> None:
+    """Syncs whose kit has its Redis behind a proxy that breaks: each is told once, from its beginning to its end."""
     key = "events:property"
-    async with proxied(server.port) as proxy, AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
         direct = redis.asyncio.Redis.from_url(server.url, decode_responses=True)
-        client = redis.asyncio.Redis(port=proxy.port)  # with all the retries that redis-py has by default
         stack.push_async_callback(direct.aclose)
         stack.push_async_callback(client.aclose)
         await direct.delete(key)

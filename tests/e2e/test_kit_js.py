@@ -14,9 +14,10 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import working
+from tests.conftest import Worker, working
 from tests.e2e.npm import installed, node
-from tests.proxy import proxied
+from tests.proxy import Proxy, proxied
+from tests.redis_groups import lossy_cluster
 from tests.redis_server import RedisServer
 from tests.test_producer import seen, written
 
@@ -125,7 +126,7 @@ async def test_a_stopped_redis_is_not_felt_and_every_end_arrives(own_redis: Redi
     faults=st.lists(st.sampled_from(["up", "up", "down", "mute"]), min_size=1, max_size=6),
     client=st.sampled_from(["ioredis", "redis"]),
 )  # fmt: skip
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_exactly_one_terminal_event_through_every_order_of_ends_and_faults(
     shared_redis: RedisServer, npm: Path, syncs: Any, faults: list[Any], client: str
 ) -> None:
@@ -135,27 +136,42 @@ def test_exactly_one_terminal_event_through_every_order_of_ends_and_faults(
 async def one_terminal_event_each(
     server: RedisServer, npm: Path, syncs: list[tuple[list[int], str]], faults: list[Any], client: str
 ) -> None:
-    key = "events:js:property"
     async with working(server.url) as worker, proxied(server.port) as proxy:
-        await worker.redis.delete(key)
-        worker.key = key
-        case = {"url": f"redis://127.0.0.1:{proxy.port}", "key": key, "syncs": syncs, "end": "close", "client": client}
-        words = json.dumps({**case, "options": {"flush": 10_000, "patience": 500}})
-        async with node("kit.mjs", words, cwd=npm) as process:
-            assert process.stdout
-            await asyncio.wait_for(process.stdout.readline(), 5)
-            for fault in faults:
-                proxy.cut(fault)
-                await asyncio.sleep(0.005)
-            proxy.cut("up")
-            assert await asyncio.wait_for(process.wait(), 15) == 0
-        found = told(server, key)
-        assert set(found) == {f"op-{number}" for number in range(len(syncs))}
-        for number, (_, ending) in enumerate(syncs):
-            types = found[f"op-{number}"]
-            assert types[0] == "started"
-            assert types.count("started") == 1
-            assert [type for type in types if type in ENDS] == types[-1:]
-            assert types[-1] == ("completed" if ending == "success" else "failed")
-        await written(worker)
-        await worker.redis.delete(key)
+        await through(proxy, server, worker, npm, syncs, faults, client)
+
+
+@pytest.mark.parametrize("client", ["ioredis cluster", "redis cluster"])
+async def test_a_cluster_that_loses_replies(npm: Path, client: str) -> None:
+    async with lossy_cluster() as (server, proxy):
+        for faults in (["mute"] * 4, ["down", "mute", "up", "mute"], ["up", "mute", "mute"]):
+            async with working(server.url) as worker:
+                await through(proxy, server, worker, npm, [([10, 50, 90], "success"), ([5], "failed")], faults, client)
+
+
+async def through(
+    proxy: Proxy, server: RedisServer, worker: Worker, npm: Path, syncs: Any, faults: list[Any], client: str
+) -> None:
+    """Syncs whose kit has its Redis behind a proxy that breaks: each is told once, from its beginning to its end."""
+    key = "events:js:property"
+    await worker.redis.delete(key)
+    worker.key = key
+    case = {"url": f"redis://127.0.0.1:{proxy.port}", "key": key, "syncs": syncs, "end": "close", "client": client}
+    words = json.dumps({**case, "options": {"flush": 10_000, "patience": 500}})
+    async with node("kit.mjs", words, cwd=npm) as process:
+        assert process.stdout
+        await asyncio.wait_for(process.stdout.readline(), 5)
+        for fault in faults:
+            proxy.cut(fault)
+            await asyncio.sleep(0.005)
+        proxy.cut("up")
+        assert await asyncio.wait_for(process.wait(), 15) == 0
+    found = told(server, key)
+    assert set(found) == {f"op-{number}" for number in range(len(syncs))}
+    for number, (_, ending) in enumerate(syncs):
+        types = found[f"op-{number}"]
+        assert types[0] == "started"
+        assert types.count("started") == 1
+        assert [type for type in types if type in ENDS] == types[-1:]
+        assert types[-1] == ("completed" if ending == "success" else "failed")
+    await written(worker)
+    await worker.redis.delete(key)

@@ -1,12 +1,18 @@
 // Syncs that end as they are told to, by the kit in JavaScript: node kit.mjs '{"url": …, "syncs": [[[10, 50], "success"]], "end": "exit"}'
-import { Redis } from "ioredis";
-import { createClient } from "redis";
+import { Cluster, Redis } from "ioredis";
+import { createClient, createCluster } from "redis";
 import { Producer } from "github-sync-events/producer";
 
 const { url, key, client = "ioredis", syncs, end, hold = 0, options = {} } = JSON.parse(process.argv[2]);
-const redis = client === "ioredis" ? new Redis(url, { retryStrategy: () => 20 }) : createClient({ url });
+const clients = {
+  "ioredis": () => new Redis(url, { retryStrategy: () => 20 }),
+  "ioredis cluster": () => new Cluster([url], { clusterRetryStrategy: () => 20 }),
+  "redis": () => createClient({ url }),
+  "redis cluster": () => createCluster({ rootNodes: [{ url }] }),
+};
+const redis = clients[client]();
 redis.on("error", () => {});
-if (client !== "ioredis") await redis.connect();
+if (client.startsWith("redis")) await redis.connect();
 const producer = new Producer(redis, { stream: key, log: { warn() {}, error: console.error }, ...options });
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
@@ -24,6 +30,7 @@ async function sync(number, steps, ending) {
 }
 if (end === "own handler") process.on("SIGTERM", () => producer.onExit().then(() => process.exit(3)));
 if (end === "deaf") process.on("SIGTERM", () => console.log("deaf"));
+const closed = () => (redis.disconnect ?? redis.destroy).call(redis);
 const all = Promise.all(syncs.map(([steps, ending], number) => sync(number, steps, ending)));
 await pause(hold);
 console.log("running");
@@ -33,7 +40,7 @@ if (end === "rejection") void Promise.reject(new Error("crash"));
 if (end === "close") {
   await all;
   await producer.close();
-  redis.disconnect();
+  closed();
 }
-if (end === undefined || end === "deaf") void all.then(() => redis.disconnect());
-if (end === "forgotten") redis.disconnect();
+if (end === undefined || end === "deaf") void all.then(closed);
+if (end === "forgotten") closed();
