@@ -171,17 +171,12 @@ async def lossy_cluster() -> AsyncIterator[tuple[RedisServer, Proxy]]:
     """A cluster of one node, which names the proxy before it as its address: nobody finds a way around."""
     server = RedisServer("--cluster-enabled", "yes", "--cluster-config-file", "nodes")
     async with proxied(server.port) as proxy:
-        server.options = (
-            *server.options,
-            "--cluster-announce-ip",
-            "127.0.0.1",
-            "--cluster-announce-port",
-            str(proxy.port),
-        )
+        announced = ("--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", str(proxy.port))
+        server.options = (*server.options, *announced)
         server.start()
         client = redis.Redis(port=server.port)
         try:
-            client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+            client.execute_command("CLUSTER", "ADDSLOTS", *range(SLOTS))
             await asyncio.to_thread(
                 wait_for, lambda: "cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO"))
             )

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from gateway import schema
-from gateway.producer import core, errors, text
+from gateway.producer import core, errors, outbox, text
 
 PACKAGE = Path(schema.__file__).parent
 
@@ -25,6 +25,11 @@ def vocabulary() -> str:
         "ROOM": core.ROOM,
         "SIZES": core.SIZES,
         "STOPPED": core.STOPPED,
+        "MIN_POINTS": core.MIN_POINTS,
+        "MIN_SECONDS": core.MIN_SECONDS,
+        "BATCH": outbox.BATCH,
+        "CHAIN_MAX": errors.CHAIN_MAX,
+        "DEPTH_MAX": text.DEPTH_MAX,
         "TEXT_MAX": text.TEXT_MAX,
         "LIST_MAX": text.LIST_MAX,
     }

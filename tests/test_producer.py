@@ -263,30 +263,27 @@ async def test_a_cluster_that_loses_replies() -> None:
             await through(proxy, client, server, [([10, 50, 90], "success"), ([5], "exception")], faults)
 
 
-def test_a_cluster_that_loses_replies_to_a_thread(shared_redis: RedisServer) -> None:
-    async def run() -> None:
-        async with lossy_cluster() as (server, proxy):
-            client = await asyncio.to_thread(redis.RedisCluster, host="127.0.0.1", port=proxy.port)
-            with closing(client), Producer(client, stream="events", flush=10) as kit:
+async def test_a_cluster_that_loses_replies_to_a_thread() -> None:
+    async with lossy_cluster() as (server, proxy):
+        client = await asyncio.to_thread(redis.RedisCluster, host="127.0.0.1", port=proxy.port)
+        with closing(client), Producer(client, stream="events", flush=10) as kit:
 
-                def sync() -> None:
-                    with kit.operation("op-1", "p-1", direction="to_github") as op:
-                        for percent in (10, 50, 90):
-                            op.progress(percent, "x")
-                            time.sleep(0.02)
+            def sync() -> None:
+                with kit.operation("op-1", "p-1", direction="to_github") as op:
+                    for percent in (10, 50, 90):
+                        op.progress(percent, "x")
+                        time.sleep(0.02)
 
-                syncing = asyncio.create_task(asyncio.to_thread(sync))
-                for fault in ("mute", "up", "mute", "down", "up"):
-                    proxy.cut(fault)
-                    await asyncio.sleep(0.03)
-                await syncing
-                await asyncio.to_thread(kit.close)
-            direct = redis.Redis(port=server.port, decode_responses=True)
-            types = [type.removeprefix("github_sync_") for _, type in seen(direct.xrange("events"))]
-            direct.close()
-            assert types == ["started", "progress", "progress", "progress", "completed"]
-
-    asyncio.run(run())
+            syncing = asyncio.create_task(asyncio.to_thread(sync))
+            for fault in ("mute", "up", "mute", "down", "up"):
+                proxy.cut(fault)
+                await asyncio.sleep(0.03)
+            await syncing
+            await asyncio.to_thread(kit.close)
+        direct = redis.Redis(port=server.port, decode_responses=True)
+        types = [type.removeprefix("github_sync_") for _, type in seen(direct.xrange("events"))]
+        direct.close()
+        assert types == ["started", "progress", "progress", "progress", "completed"]
 
 
 async def through(

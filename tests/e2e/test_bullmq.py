@@ -4,8 +4,8 @@ import asyncio
 import json
 import shutil
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ KEY = "github:sync:events"
 QUICK = {"lockDuration": 1000, "stalledInterval": 500}
 
 Process = asyncio.subprocess.Process
-Start = Callable[..., AbstractAsyncContextManager[Process]]
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +143,10 @@ async def test_retry_after_is_told_and_kept(jobs: Jobs) -> None:
         await jobs.until({"job": [*RUN, "failed", *RUN, "completed"]})
     [failed], [_, second] = jobs.data("failed"), jobs.data("started")
     assert (failed["error_code"], failed["retryable"], failed["retryAfter"]) == ("RATE_LIMIT", True, 2)
-    assert 1.9 < milliseconds(second) - milliseconds(failed) < 4
+    assert 1.9 < seconds_of(second) - seconds_of(failed) < 4
 
 
-def milliseconds(event: dict[str, Any]) -> float:
+def seconds_of(event: dict[str, Any]) -> float:
     _, minute, second = event["timestamp"].rstrip("Z").split("T")[1].split(":")
     return int(minute) * 60 + float(second)
 

@@ -5,7 +5,7 @@ import { createInterface } from "node:readline";
 import { bullmq, Producer } from "github-sync-events/producer";
 
 const [role, words] = process.argv.slice(2);
-const { url, key, does = [], handler, proxied, ...options } = JSON.parse(words);
+const { url, key, does = [], handler, ...options } = JSON.parse(words);
 const connection = { url, maxRetriesPerRequest: null };
 const queue = new Queue("syncs", { connection });
 const pause = (ms, signal) => new Promise((done, failed) => {
@@ -42,11 +42,11 @@ if (role === "boss") {
     if (what === "remove") await (await queue.getJob(rest[0])).remove();
     if (what === "retry") await (await queue.getJob(rest[0])).retry();
     if (what === "state") console.log(await (await queue.getJob(rest[0]))?.getState());
-    if (["obliterate", "drain", "clean", "pause"].includes(what)) await queue[what](...rest);
+    if (["obliterate", "drain", "clean"].includes(what)) await queue[what](...rest);
   }
   await queue.close();
 } else {
-  const redis = new Redis(proxied ?? url);
+  const redis = new Redis(url);
   redis.on("error", () => {});
   const producer = new Producer(redis, { stream: key });
   const syncs = bullmq(producer);

@@ -4,15 +4,15 @@
  */
 import { randomUUID } from "node:crypto";
 import { clean, identifier, plain } from "./text.js";
-import { ERROR_CODES, ID_MAX_LENGTH, LIST_MAX, REQUIRED, ROOM, SIZES, TYPES } from "./vocabulary.js";
+import {
+  ERROR_CODES, ID_MAX_LENGTH, LIST_MAX, MIN_POINTS, MIN_SECONDS, REQUIRED, ROOM, SIZES, TYPES,
+} from "./vocabulary.js";
 
-const MIN_POINTS = 5;
-const MIN_MS = 1000;
 /**
  * The `seq` that ends a run whose name is known elsewhere too: a watch of the queue may tell the same end, and is then
  * left out. A failure that will be tried again leaves room for the end of that.
  */
-export const LAST_SEQ = 2 ** 31 - 1;
+const LAST_SEQ = 2 ** 31 - 1;
 
 let numbers = 0;
 
@@ -62,7 +62,7 @@ export class Attempt {
     const given = Number(percent);
     percent = Math.max(Number.isFinite(given) ? Math.min(Math.max(given, 0), 100) : 0, this.#percent ?? 0);
     const now = this.#clock();
-    const near = this.#percent !== null && percent - this.#told < MIN_POINTS && now - this.#toldAt < MIN_MS;
+    const near = this.#percent !== null && percent - this.#told < MIN_POINTS && now - this.#toldAt < MIN_SECONDS * 1000;
     this.#percent = percent;
     if (near && (percent < 100 || this.#told >= 100)) return;
     this.#told = percent;

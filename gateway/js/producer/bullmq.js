@@ -22,17 +22,16 @@ const byNames = ({ id, data }) => ({
 
 /** See index.d.ts. `sync` says of a job `{ operationId, projectId, direction, syncMode? }`; nothing where it is none. */
 export function bullmq(producer, { sync = byNames } = {}) {
+  const syncOf = (job) => ({ ...sync(job), run: runOf(job) });
   return {
-    processor: (body) =>
-      // Three parameters: by their number BullMQ knows that it shall make a signal.
-      async (job, token, signal) => new Run(producer, job, token, signal, { ...sync(job), run: runOf(job) }).of(body),
-    watch: (queue, { every = 2000 } = {}) =>
-      new QueueWatch(queue, producer, (job) => ({ ...sync(job), run: runOf(job) }), every),
+    // Three parameters: by their number BullMQ knows that it shall make a signal.
+    processor: (body) => async (job, token, signal) => new Run(producer, job, token, signal, syncOf(job)).of(body),
+    watch: (queue, { every = 2000 } = {}) => new QueueWatch(queue, producer, syncOf, every),
   };
 }
 
 /** The name of a job's run: whoever knows the job knows it. */
-export function runOf({ queueQualifiedName, queueName, id, timestamp, attemptsStarted, processedOn }) {
+function runOf({ queueQualifiedName, queueName, id, timestamp, attemptsStarted, processedOn }) {
   const words = [queueQualifiedName ?? queueName, id, timestamp, attemptsStarted ?? 0, processedOn ?? 0];
   return createHash("sha256").update(words.join("\n")).digest("hex").slice(0, 32);
 }
@@ -82,7 +81,7 @@ class Run {
 
   async #failed(error) {
     if (PUT_BACK.has(error?.name)) return this.#tell(WAITS, true);
-    if (error?.name === "RateLimitError") return this.#tell({ ...this.#producer.standardError(error) }, true);
+    if (error?.name === "RateLimitError") return this.#tell(this.#producer.standardError(error), true);
     const job = this.#job;
     const cancelled = this.#signal?.aborted === true;
     const told = cancelled ? CANCELLED : this.#producer.standardError(error);

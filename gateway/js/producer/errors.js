@@ -5,11 +5,10 @@
  * AggregateError holds. Status codes and messages are those of GitHub's REST documentation and of its git server.
  */
 import { clean } from "./text.js";
-import { RULES } from "./vocabulary.js";
+import { CHAIN_MAX, RULES } from "./vocabulary.js";
 
-const CHAIN_MAX = 20;
-const LIMIT = RULES[0].says;
-const AWAY = RULES.find((rule) => rule.code === "UPSTREAM_UNAVAILABLE").says;
+const said = (code) => RULES.find((rule) => rule.code === code).says;
+const LIMIT = said("RATE_LIMIT"), AWAY = said("UPSTREAM_UNAVAILABLE");
 const COMPILED = RULES.map((rule) => ({ ...rule, pattern: new RegExp((rule.phrases ?? []).join("|"), "i") }));
 const NETWORK =
   /^(ECONN\w+|ETIMEDOUT|ENOTFOUND|EAI_\w+|EPIPE|EHOSTUNREACH|ENET\w+|EPROTO|ESOCKETTIMEDOUT|ERR_SSL\w*|UND_ERR_\w+)$/;

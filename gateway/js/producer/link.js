@@ -34,8 +34,8 @@ export class Link {
     });
     try {
       const connection = (this.#connection ??= this.#client.xadd ? ofIoredis(this.#client) : ofNodeRedis(this.#client));
-      const [strategy, , threshold] = this.#words();
-      const one = (fields) => Promise.race([connection.xadd(this.#stream, strategy, threshold, fields), timeout]);
+      const words = this.#words();
+      const one = (fields) => Promise.race([connection.xadd(this.#stream, words, fields), timeout]);
       await Promise.race([connection.ready, timeout]);
       const outcomes = await Promise.allSettled(batch.map(one));
       const errors = outcomes.map(({ reason, status }) => (status === "rejected" ? reason : null));
@@ -99,8 +99,7 @@ function ofIoredis(client) {
   connection.on("connect", () => connection.stream?.unref?.()); // an idle producer keeps no process alive
   return {
     ready: null, // commands wait for the connection in ioredis's own queue
-    xadd: (stream, strategy, threshold, fields) =>
-      connection.xadd(stream, ...(strategy ? [strategy, "~", threshold] : []), "*", ...fields),
+    xadd: (stream, words, fields) => connection.xadd(stream, ...words, "*", ...fields),
     socket: () => connection.stream,
     close: () => connection.disconnect(),
   };
@@ -115,11 +114,9 @@ function ofNodeRedis(client) {
   ready.catch(noop);
   return {
     ready,
-    xadd: (stream, strategy, threshold, fields) => {
-      const pairs = {};
-      for (let at = 0; at < fields.length; at += 2) pairs[fields[at]] = fields[at + 1];
-      const TRIM = strategy && { strategy, strategyModifier: "~", threshold };
-      return connection.xAdd(stream, "*", pairs, TRIM ? { TRIM } : undefined);
+    xadd: (stream, [strategy, strategyModifier, threshold], fields) => {
+      const TRIM = strategy && { strategy, strategyModifier, threshold };
+      return connection.xAdd(stream, "*", members(fields), TRIM ? { TRIM } : undefined);
     },
     socket: () => null,
     close: () => {
@@ -127,6 +124,13 @@ function ofNodeRedis(client) {
       Promise.resolve().then(() => (connection.destroy ? connection.destroy() : connection.disconnect())).catch(noop);
     },
   };
+}
+
+/** Redis's flat lists of names and values as an object. */
+export function members(fields) {
+  const found = {};
+  for (let at = 0; at < fields.length; at += 2) found[fields[at]] = fields[at + 1];
+  return found;
 }
 
 function resp(words) {

@@ -1,8 +1,5 @@
 /** Events on their way to Redis: in order, bounded, the least missed dropped first. */
-import { TYPES } from "./vocabulary.js";
-
-/** Events sent at once at most. */
-const BATCH = 200;
+import { BATCH, TYPES } from "./vocabulary.js";
 
 /**
  * At most `limit` events. Superseded progress goes first, then other progress, then conflicts, then `started`; a terminal

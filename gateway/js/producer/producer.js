@@ -57,7 +57,7 @@ export class Producer {
   #away = null; // since when Redis can't be reached, ms
   #sending = false;
   #delay = BACKOFF[0];
-  #changed = signal();
+  #changed = bell();
 
   /** See index.d.ts for the options. */
   constructor(redis, options = {}) {
@@ -212,7 +212,7 @@ export class Producer {
 }
 
 /** A promise of the next `tell()`. */
-function signal() {
+function bell() {
   let waiting = resolvers();
   return {
     told: () => waiting.promise,

@@ -6,6 +6,8 @@
  * the events again: a job that is gone and of which no event said that it ended was removed. Watches in any number of
  * processes tell the same, and the gateway leaves all but the first out.
  */
+import { members } from "./link.js";
+
 const OPEN = ["waiting", "active", "delayed", "prioritized", "paused", "waiting-children"];
 const PAGE = 1000;
 /** Keys that one look asks for at most; of more open jobs it takes several until all were looked at. */
@@ -61,7 +63,7 @@ export class QueueWatch {
       if (sync === undefined) continue;
       this.#known.delete(id);
       // Where events were trimmed before they could be read, one that has never run may have ended well meanwhile.
-      if (whole || sync.started) this.#tell(sync, REMOVED);
+      if (whole || sync.started) this.#producer.verdict(sync, REMOVED);
     }
   }
 
@@ -88,7 +90,7 @@ export class QueueWatch {
         else if (event === "completed") this.#ended(jobId, changed);
         else if (event === "failed") await this.#failed(jobId, failedReason, changed);
         else if (event === "removed" && this.#known.has(jobId)) {
-          this.#tell(this.#known.get(jobId), REMOVED);
+          this.#producer.verdict(this.#known.get(jobId), REMOVED);
           this.#ended(jobId, changed);
         }
       }
@@ -113,9 +115,9 @@ export class QueueWatch {
   /** The worker has told it, where one ran it; where the job had stalled too often, none did. */
   async #failed(id, reason, changed) {
     const job = await this.#queue.getJob(id);
-    const sync = job ? this.#syncOf(job) : this.#known.get(id);
     if (job && !job.finishedOn) return; // tried again by hand meanwhile
-    if (sync) this.#tell(sync, { ...this.#producer.standardError(new Error(reason)), retryAfter: undefined });
+    const sync = job ? this.#syncOf(job) : this.#known.get(id);
+    if (sync) this.#producer.verdict(sync, this.#producer.standardError(new Error(reason)));
     this.#ended(id, changed);
   }
 
@@ -138,14 +140,4 @@ export class QueueWatch {
     }
     return gone;
   }
-
-  #tell({ started, ...sync }, error) {
-    this.#producer.verdict(sync, error);
-  }
-}
-
-function members(fields) {
-  const found = {};
-  for (let at = 0; at < fields.length; at += 2) found[fields[at]] = fields[at + 1];
-  return found;
 }

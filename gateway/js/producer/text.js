@@ -1,7 +1,6 @@
 /** What a worker's words become before they leave it: without secrets, encodable, bounded. Pure; never throws. */
-import { LIST_MAX, TEXT_MAX } from "./vocabulary.js";
+import { DEPTH_MAX, LIST_MAX, TEXT_MAX } from "./vocabulary.js";
 
-const DEPTH_MAX = 4;
 const TOKENS = [
   [/(https?:\/\/)[^/\s@'"]+@/g, "$1***@"],
   [/(https?%3A%2F%2F)(?:[^\s/%]|%(?!40|2F))+%40/gi, "$1***%40"],

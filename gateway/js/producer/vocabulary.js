@@ -249,5 +249,10 @@ export const STOPPED = {
   "error_code": "UNKNOWN",
   "retryable": false
 };
+export const MIN_POINTS = 5;
+export const MIN_SECONDS = 1.0;
+export const BATCH = 200;
+export const CHAIN_MAX = 20;
+export const DEPTH_MAX = 4;
 export const TEXT_MAX = 2000;
 export const LIST_MAX = 200;
