@@ -16,7 +16,7 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ import aiohttp
 import redis
 import redis.asyncio
 
-from tests.e2e.follower import tasks
+from tests.e2e.follower import connected, tasks
 from tests.e2e.process import Process
 from tests.eventsource import Parser
 from tests.redis_groups import Watched, sentinel
@@ -108,7 +108,8 @@ class Worker:
     async def publish(self, fields: dict[str, str]) -> str:
         while True:
             try:
-                async with asyncio.timeout(1), self.world.client(await self.world.master()) as client:
+                port = await self.world.master()
+                async with self.world.client(port) as client, asyncio.timeout(1):
                     id = str(await client.xadd(KEY, fields))
                     self.sent += 1
                     return id
@@ -128,8 +129,8 @@ class World:
     asked: float = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def client(self, port: int) -> "redis.asyncio.Redis[str]":
-        return redis.asyncio.Redis(port=port, decode_responses=True, socket_timeout=1, socket_connect_timeout=1)
+    def client(self, port: int) -> AbstractAsyncContextManager["redis.asyncio.Redis[str]"]:
+        return connected(port=port, socket_timeout=1, socket_connect_timeout=1)
 
     async def master(self) -> int:
         """The port of the node that the most sentinels name."""
@@ -140,7 +141,7 @@ class World:
 
     async def _named(self, port: int) -> int | None:
         try:
-            async with asyncio.timeout(0.5), self.client(port) as client:
+            async with self.client(port) as client, asyncio.timeout(0.5):
                 _, at = await client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")
                 return int(at)
         except (redis.RedisError, OSError, TimeoutError):
@@ -172,7 +173,7 @@ class World:
         if node.process is None:
             return False  # it may have been the one
         try:
-            async with asyncio.timeout(3), self.operator(node) as client:
+            async with self.operator(node) as client, asyncio.timeout(3):
                 role = (await client.execute_command("ROLE"))[0]
                 info = await client.xinfo_stream(KEY)
                 key = node.port, info["entries-added"], info["last-generated-id"]
@@ -183,10 +184,8 @@ class World:
         except (redis.RedisError, OSError, TimeoutError):
             return False
 
-    def operator(self, node: RedisServer) -> "redis.asyncio.Redis[str]":
-        return redis.asyncio.Redis(
-            port=node.port, username="operator", password=SECRET, decode_responses=True, socket_timeout=2
-        )
+    def operator(self, node: RedisServer) -> AbstractAsyncContextManager["redis.asyncio.Redis[str]"]:
+        return connected(port=node.port, username="operator", password=SECRET, socket_timeout=2)
 
 
 Fault = Callable[[World], Awaitable[None]]

@@ -113,6 +113,18 @@ class Publisher:
 
 
 @asynccontextmanager
+async def connected(**options: Any) -> AsyncIterator["redis.asyncio.Redis[str]"]:
+    """A client of redis-py, closed to the end even where its task is cancelled meanwhile: redis-py's own `async with`
+    then leaves connections open. A time-out belongs inside of it.
+    """
+    client = redis.asyncio.Redis(decode_responses=True, **options)
+    try:
+        yield client
+    finally:
+        await asyncio.shield(client.aclose())
+
+
+@asynccontextmanager
 async def tasks(*runs: Callable[[], Awaitable[None]]) -> AsyncIterator[list["asyncio.Task[None]"]]:
     """Runs each as a task until the block ends; what one fails of is raised here."""
     running = [asyncio.ensure_future(run()) for run in runs]
