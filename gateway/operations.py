@@ -66,6 +66,13 @@ class Operation(Heard):
         return self.outcome.id if self.ended and self.outcome is not None else ZERO
 
 
+def _text(id: str) -> int:
+    """Bytes of an id. Python keeps its UTF-8 form beside it from when that is first asked for (Include/cpython/
+    unicodeobject.h): that counts from the start, or what is taken off were more than was put on.
+    """
+    return getsizeof("") + len(id) if id.isascii() else 80 + 8 * len(id)
+
+
 def _currents() -> Swept[Event]:
     return Swept(_id, attrgetter("current"))
 
@@ -122,7 +129,7 @@ class Operations:
             project = self._projects.get(key[0])
             if project is None:
                 project = self._projects[key[0]] = Project(key[0])
-                self.bytes += PROJECT + getsizeof(project.id)
+                self.bytes += PROJECT + _text(project.id)
             key = (project.id, key[1])
             self._made += 1
             operation = self._table[key] = Operation(key, project, self._made)
@@ -134,7 +141,7 @@ class Operations:
 
     def weigh(self, operation: Operation) -> None:
         """Counts its bytes anew: what shaping remembers of it may have grown."""
-        size = OPERATION + getsizeof(operation.key[1]) + operation.track.bytes
+        size = OPERATION + _text(operation.key[1]) + operation.track.bytes
         self.bytes += size - operation.size
         operation.size = size
 
@@ -190,7 +197,7 @@ class Operations:
             del self._named[key[1]]
         project.size -= 1
         if not project.size:
-            self.bytes -= PROJECT + getsizeof(project.id)
+            self.bytes -= PROJECT + _text(project.id)
             del self._projects[project.id]
 
     def advices(self, scope: Scope, number: int) -> Iterator[Advice]:

@@ -4,6 +4,7 @@ import itertools
 import sys
 import time
 
+import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from gateway.cursor import Cursor
 from gateway.event import ZERO, EntryId, Event, decode
 from gateway.history import EVENT, History
 from gateway.log import Verdicts
-from gateway.operations import Operation, Project
+from gateway.operations import Operation, Project, _text
 from gateway.scope import Scope
 from gateway.silence import Silence
 from tests.strategies import SCOPES, Entry, entries, fields, take
@@ -183,6 +184,21 @@ def test_bytes_are_accounted_exactly_and_bounded(stream: list[Entry], most: int,
     )
     rest = kept.operations.bytes + len(kept.verdicts) * Verdicts.BYTES
     assert kept.bytes == sum(len(event.frame) + EVENT for event in held.values()) + rest
+
+
+def test_what_is_forgotten_counts_for_nothing_whoever_wrote_its_ids_meanwhile() -> None:
+    kept = History(1, 1 << 30, 1e9)
+    for number in range(100):
+        id = f"\N{PILE OF POO}{number}"
+        data = orjson.dumps({"operationId": id, "projectId": id})
+        event = decode(EntryId((number + 1) << 64), [b"type", b"github_sync_started", b"data", data])
+        kept.take(event, 0.0)
+        orjson.dumps(event.key)  # as advice and states do: Python keeps the UTF-8 of it
+        kept.newest = event.id
+        kept.trim(1e9)
+    left = kept.operations._table.values()
+    assert len(left) == 2
+    assert kept.operations.bytes == sum(each.size + 1200 + _text(each.project.id) for each in left)
 
 
 @given(entries(), st.integers(1, 8))
