@@ -166,10 +166,14 @@ class Api:
 
     def _check(self, scope: Scope, grant: Grant) -> None:
         """Raises a Problem where the grant can't show what the scope names. What is known of it makes no difference."""
-        if not all(map(grant.project, scope.projects)):
-            raise Problem(403, "the token does not grant this project")
-        if not all(map(grant.may_see, scope.named())):
-            raise Problem(403, "the token does not grant this operation")
+        projects = sorted(id for id in scope.projects if not grant.project(id))
+        names = [name for name in scope.named() if not grant.may_see(name)]
+        if projects or names:
+            outside = {
+                "projectId": projects,
+                "operationId": sorted({name if isinstance(name, str) else name[1] for name in names}),
+            }
+            raise Problem(403, "the token does not grant what `outside` holds: ask for the rest", {"outside": outside})
 
     def _shown(self, scope: Scope, grant: Grant) -> list[Operation]:
         """The operations that a scope names and the grant shows. Raises a Problem where it can't show any."""

@@ -1,7 +1,9 @@
 """A refusal, and how it is told: as a problem (RFC 9457), or in EventSource's own language where it is temporary."""
 
 import random
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -11,12 +13,13 @@ from gateway.handshake import EventStream
 
 
 class Problem(Exception):
-    """A refusal: its HTTP status, a `detail` that says what to do, and headers that go with it."""
+    """A refusal: its HTTP status, a `detail` that says what to do, `more` members (RFC 9457, 3.2), and its headers."""
 
-    def __init__(self, status: int, detail: str, **headers: str) -> None:
+    def __init__(self, status: int, detail: str, more: Mapping[str, Any] | None = None, **headers: str) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.more = more or {}
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def response(self, accept: str) -> web.Response:
@@ -29,7 +32,7 @@ class Problem(Exception):
         title = HTTPStatus(self.status).phrase
         return web.Response(
             status=self.status,
-            body=orjson.dumps({"status": self.status, "title": title, "detail": self.detail}),
+            body=orjson.dumps({"status": self.status, "title": title, "detail": self.detail, **self.more}),
             content_type="application/problem+json",
             headers=self.headers | {"Cache-Control": "no-store"},
         )

@@ -266,6 +266,9 @@ async def test_scopes_are_held_against_the_grant(guarded: Gateway, worker: Worke
     only_lent = {"Authorization": f"Bearer {token(projects=[], operations=['lent', ['p-3', 'paired']])}"}
     for path in ("/api/operations/theirs/stream", "/api/operations/theirs", "/api/projects/stream?operationId=theirs"):
         assert (await guarded.get(path, **only_lent)).status == 403, path
+    union = "/api/projects/stream?operationId=theirs&operationId=lent&projectId=p-1&projectId=p-4"
+    refused = await guarded.get(union, **only_lent)  # so that its client can ask for the rest
+    assert (await refused.json())["outside"] == {"projectId": ["p-1", "p-4"], "operationId": ["theirs"]}
     for path, wanted in {
         "/api/projects/p-1/stream": {"mine"},
         "/api/operations/mine/stream": {"mine"},

@@ -1,60 +1,62 @@
+"use client";
 /**
- * useGitHubSync(operationId, options?) -> { status, percent, message, conflict, error, result, stalled, attempt, attempts }
+ * useGitHubSync(operationId, options) -> { status, detail, percent, message, step, conflict, error, result, … }
+ * useGitHubSyncs({ projectId, ended, … }) -> { status, detail, syncs }
  *
- * `attempt` of `attempts` is where the sync's queue is with it, as far as its worker tells. `status` is the watcher's; `error` a SyncFailed, `result` a SyncCompleted, `conflict` the newest SyncConflict.
+ * See react.d.ts. All hooks of one `baseUrl` share one stream; `token` may be written inline.
  */
-import { useEffect, useReducer } from "react";
+import { useCallback, useEffect, useMemo, useRef, useSyncExternalStore } from "react";
+import { NONE, NOTHING, fromState, fromStates, reduce, reduceAll, sure, unsure } from "./sync.js";
 import { watch } from "./watch.js";
 
-const NOTHING = {
-  status: "connecting", percent: 0, message: "", conflict: null, error: null, result: null, stalled: false,
-  attempt: null, attempts: null,
-};
-
-export function reduce(state, event) {
-  const next = step(state, event);
-  return event.attempt === undefined ? next : { ...next, attempt: event.attempt, attempts: event.attempts ?? null };
-}
-
-function step(state, event) {
-  switch (event.type) {
-    case "status":
-      return { ...state, status: event.status };
-    case "reset":
-      return NOTHING;
-    case "operation_stalled":
-      return { ...state, stalled: true };
-    case "github_sync_started":
-      return { ...NOTHING, status: state.status };
-    case "github_sync_progress":
-      return { ...state, stalled: false, error: null, percent: event.percent, message: event.message };
-    case "github_sync_conflict":
-      return { ...state, stalled: false, conflict: event };
-    case "github_sync_completed":
-      return { ...state, stalled: false, error: null, percent: 100, result: event };
-    case "github_sync_failed":
-      return { ...state, stalled: false, error: event };
-    default:
-      return state;
-  }
+/** Watches what `wanted` says (null: nothing), and keeps what `reducer` makes of it. */
+function useWatched(wanted, begin, reducer, { baseUrl, token, account, withCredentials, releaseHidden }) {
+  const newest = useRef(token);
+  useEffect(() => {
+    newest.current = token;
+  });
+  const fixed = typeof token === "function" ? "function" : token;
+  const key = JSON.stringify([wanted, baseUrl, fixed, account, withCredentials, releaseHidden]);
+  const store = useMemo(() => ({ shown: { status: wanted ? "connecting" : "idle", detail: null, ...begin() } }), [key]); // eslint-disable-line react-hooks/exhaustive-deps
+  const get = useCallback(() => store.shown, [store]);
+  const subscribe = useCallback((changed) => {
+    if (wanted === null) return () => {};
+    let open = true;
+    const show = (message) => {
+      if (!open) return;
+      store.shown = { ...store.shown, ...reducer(store.shown, message) };
+      changed();
+    };
+    const watcher = watch({
+      ...wanted, baseUrl, account, withCredentials, releaseHidden,
+      token: fixed === "function" ? () => newest.current() : token,
+      onEvent: (event) => show({ event }),
+      onGap: (gap) => show({ gap }),
+      onStatus: (status, detail = null) => show({ status, detail }),
+    });
+    return () => {
+      open = false;
+      watcher.close();
+    };
+  }, [store]); // eslint-disable-line react-hooks/exhaustive-deps
+  return useSyncExternalStore(subscribe, get, get);
 }
 
 export function useGitHubSync(operationId, options = {}) {
-  const { baseUrl, token, withCredentials, releaseHidden } = options;
-  const [state, dispatch] = useReducer(reduce, NOTHING);
-  useEffect(() => {
-    dispatch({ type: "reset" });
-    if (!operationId) return undefined;
-    let closed = false;
-    const watcher = watch({
-      operationId, baseUrl, token, withCredentials, releaseHidden,
-      onEvent: dispatch,
-      onStatus: (status) => closed || dispatch({ type: "status", status }),
-    });
-    return () => {
-      closed = true;
-      watcher.close();
-    };
-  }, [operationId, baseUrl, token, withCredentials, releaseHidden]);
-  return state;
+  const { projectId, initial } = options;
+  const begin = () => (initial ? fromState(initial) : NOTHING);
+  const reducer = (sync, { event, status, detail }) => (event ? reduce(sync, event) : status ? { status, detail } : {});
+  return useWatched(operationId ? { operationId, projectId } : null, begin, reducer, options);
+}
+
+export function useGitHubSyncs(options = {}) {
+  const { projectId, ended = 20, initial } = options;
+  const begin = () => (initial ? fromStates(initial, ended) : NONE);
+  const reducer = (all, { event, gap, status, detail }) => {
+    if (event) return reduceAll(all, event, ended);
+    if (gap) return unsure(all);
+    return { status, detail, ...(status === "live" && sure(all)) };
+  };
+  const { status, detail, syncs } = useWatched(projectId === null ? null : { projectId, ended }, begin, reducer, options);
+  return useMemo(() => ({ status, detail, syncs }), [status, detail, syncs]);
 }

@@ -1,4 +1,4 @@
-/** Types of watch.js: the five events as a discriminated union, and what watch() takes and gives. */
+/** The five events as a discriminated union, and what watch() takes and gives. */
 
 interface Common {
   /** The entry id; absent on advice. */
@@ -79,31 +79,46 @@ export interface OperationStalled {
 
 export type SyncEvent = SyncStarted | SyncProgress | SyncConflict | SyncCompleted | SyncFailed;
 
+/** `live`: connected and caught up, what you show is true. */
 export type Status = "connecting" | "live" | "reconnecting" | "ended" | "refused";
 
+export type GapReason = "trimmed" | "unknown" | "reset";
+
+/** Events are gone that this page should have had; what there is now follows. */
+export interface Gap {
+  reason: GapReason;
+  lastEventId: string;
+}
+
 export interface WatchOptions {
-  /** One operation; or with projectId one project; with neither, everything that the caller may see. */
+  /** One operation, of that project where both are named; or one project; with neither, everything that the caller may see. */
   operationId?: string;
   projectId?: string;
+  /** Of a project or everything: how many of the operations that ended last are told too (0; up to 100). */
+  ended?: number;
   /** The gateway's origin; empty for the page's own. */
   baseUrl?: string;
-  /** A token, or what gives a fresh one: it is asked again whenever a stream is refused or its token expires. */
+  /** A token, or what gives one: it is asked again at four fifths of a token's life, and when one was refused. */
   token?: string | (() => string | Promise<string>);
+  /** Watchers of one `baseUrl` share a stream and the newest `token`, unless they name different accounts. */
+  account?: string;
   /** Sends cookies to another origin. */
   withCredentials?: boolean;
   /** Milliseconds that the page may be hidden before its connection is released; 0 never. It resumes without loss. */
   releaseHidden?: number;
   onEvent?: (event: SyncEvent | OperationStalled) => void;
-  /** `detail` is an HTTP status for `refused`, a reason for `reconnecting`. */
+  /** `detail`: an HTTP status for `refused`; a gap's reason for `ended`, where nobody knows the operation any more; else why. */
   onStatus?: (status: Status, detail?: number | string) => void;
+  onGap?: (gap: Gap) => void;
 }
 
 export interface Watcher {
-  readonly status: Status | null;
+  readonly status: Status;
   close(): void;
 }
 
 export declare const EVENT_TYPES: readonly SyncEvent["type"][];
+/** Throws a TypeError for an id that none can be. */
 export declare function watch(options: WatchOptions): Watcher;
 export declare function isTerminal(event: SyncEvent | OperationStalled): boolean;
-export declare function compareIds(one: string, two: string): -1 | 0 | 1;
+export declare function compareIds(one: string, two: string): number;

@@ -111,7 +111,7 @@ async def test_an_operation_that_has_ended_shows_its_end_and_ends(
     page = await open_page(browser, process.url + "/ui/live.css")
     await page.evaluate(WATCH, [process.url, [{"operationId": "op-1"}, {"operationId": "op-2"}]])
     await until(page, "watchers[0].states.at(-1) === 'ended'")
-    [event] = await page.evaluate("watchers[0].events")
+    _, event = await page.evaluate("watchers[0].events")
     assert (event["type"], event["filesChanged"]) == ("github_sync_completed", 7)
     await worker.publish("started", "op-2")
     await worker.publish("failed", "op-2")

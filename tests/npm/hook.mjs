@@ -1,6 +1,4 @@
 // useGitHubSync in real React against a real gateway: prints every state that the hook gives, as JSON lines.
-import { EventSource } from "eventsource";
-globalThis.EventSource = EventSource;
 globalThis.IS_REACT_ACT_ENVIRONMENT = false;
 const { createElement } = await import("react");
 const { create } = await import("react-test-renderer");
