@@ -17,8 +17,8 @@ def add_routes(app: web.Application) -> None:
     """Adds the page and its files. They hold no data: what it shows comes through the streams, with their auth."""
     folder = Path(__file__).parent
     app.router.add_get("/", _serve(folder / "ui" / "index.html"))
-    for path in sorted([*folder.glob("ui/live.*"), *folder.glob("js/*.js")]):
-        if path.suffix in KINDS:
+    for pattern in ("ui/*.js", "ui/*.css", "js/*.js"):
+        for path in folder.glob(pattern):
             app.router.add_get(f"/ui/{path.name}", _serve(path))
 
 

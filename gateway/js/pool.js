@@ -3,9 +3,8 @@
  * told to it (`add`, `opened`, `bytes`, `failed`, `tick`, …), what is to be done it asks of `outside`. It sends one
  * request a second at most.
  *
- * New watchers get a stream of their own, for its snapshot; then one for all goes on from where both have come to.
- * Watchers drop what they were told already, by its id: so two streams may overlap, and nothing falls between them. A
- * renewed token takes the same way.
+ * New watchers get a stream of their own, for its snapshot; then one for all goes on from where both have come to. What
+ * a watcher was told already it knows by its id: two streams may overlap, and nothing falls between. So do tokens change.
  */
 import { ANSWER, Connection } from "./connection.js";
 import { compareIds, eventOf, parsed } from "./events.js";
@@ -31,6 +30,7 @@ export class Pool {
   #rest = -Infinity; // until when none is, after a failure
   #hidden = null; // since when
   #released = false;
+  #ahead = null; // of `now`: the gateway's time of day
   #narrow = false; // the token grants single operations only
 
   /** `outside` has `open(connection, request)`, `close(connection)` and `token(source)`. */
@@ -63,8 +63,7 @@ export class Pool {
     connection.heard = now;
     for (const block of connection.parser.push(bytes)) {
       if (block.retry !== undefined) connection.retry = block.retry;
-      const data = block.data === undefined ? null : parsed(block.data);
-      if (data !== null) this.#frame(connection, block, data, now);
+      this.#frame(connection, block, parsed(block.data), now);
       if (!this.#has(connection)) break;
     }
     this.tick(now);
@@ -109,6 +108,11 @@ export class Pool {
     this.#backOff(0, now);
     for (const each of this.#waiting()) each.lose(`token: ${why}`);
     this.tick(now);
+  }
+
+  /** The time of day in milliseconds, by the gateway's clock; null before it told any. */
+  wall(now) {
+    return this.#ahead === null ? null : this.#ahead + now;
   }
 
   visible(is, now) {
@@ -175,8 +179,8 @@ export class Pool {
       return main.state === "live" && (renewed || (main.whole && !isEverything([...main.watchers.keys()], this.#narrow))) ? [...main.watchers.keys()] : fresh;
     }
     if (main.state !== "live" || next.state !== "live") return null;
-    const cost = main.taken - main.mark + next.taken - next.mark;
-    return waiting.length || cost < JOIN_MOST ? [...main.watchers.keys(), ...next.watchers.keys()] : null;
+    const again = main.taken - main.mark + next.taken - next.mark;
+    return waiting.length || again < JOIN_MOST ? [...main.watchers.keys(), ...next.watchers.keys()] : null;
   }
 
   #held(now) {
@@ -207,15 +211,16 @@ export class Pool {
     this.#outside.open(connection, { ...address(watchers, place, this.#narrow), token: connection.token });
   }
 
-  #frame(connection, block, data, now) {
-    const { type } = block;
+  #frame(connection, { type, id }, data, now) {
+    if (data === null) return;
     if (type === "heartbeat") {
       if (Number.isFinite(data.every) && data.every > 0) connection.every = data.every;
-      if (block.id !== undefined) this.#caughtUp(connection, block.id);
+      if (Date.parse(data.time) > 0) this.#ahead = Date.parse(data.time) - now;
+      if (id !== undefined) this.#caughtUp(connection, id);
     } else if (type === "refused") this.#fail(connection, `status ${data.status}`, 0, now);
     else if (type === "replay_gap") this.#gap(connection, data);
     else {
-      const event = eventOf(type, block.id, data);
+      const event = eventOf(type, id, data);
       if (event === null) return;
       if (connection.held !== null) connection.held.push(event);
       else this.#deliver(connection, event);

@@ -50,6 +50,9 @@ export declare const NOTHING: Sync;
 export declare function reduce<S extends Sync>(sync: S, event: SyncEvent | OperationStalled): S;
 export declare function fromState(state: OperationState): Sync;
 
+/** When it is tried again, in milliseconds of the gateway's clock (`watcher.now()`); null where that isn't known. */
+export declare function retryAt(sync: Sync): number | null;
+
 /** Many syncs: those that run, then the last that ended, each the newest first. */
 export interface Syncs {
   readonly syncs: readonly ListedSync[];

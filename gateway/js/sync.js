@@ -36,6 +36,12 @@ export function fromState({ type, id, data, stalled }) {
   return { ...sync, stalled };
 }
 
+/** When it is tried again, in milliseconds of the gateway's clock (`watcher.now()`); null where that isn't known. */
+export function retryAt({ error }) {
+  const at = error?.retryable === true ? Date.parse(error.timestamp) + error.retryAfter * 1000 : NaN;
+  return Number.isFinite(at) ? at : null;
+}
+
 /** No sync yet, of many. `stale` are those that a gap left open, until a snapshot has told. */
 export const NONE = Object.freeze({ syncs: Object.freeze([]), stale: null });
 

@@ -114,6 +114,8 @@ export interface WatchOptions {
 
 export interface Watcher {
   readonly status: Status;
+  /** The time of day in milliseconds by the gateway's clock: for countdowns that no page's wrong clock spoils. */
+  now(): number;
   close(): void;
 }
 

@@ -117,6 +117,7 @@ function open(baseUrl, withCredentials, onEmpty) {
       get status() {
         return watcher.status;
       },
+      now: () => pool.wall(clock()) ?? Date.now(),
       close() {
         pool.remove(watcher, clock());
         plan();

@@ -1,129 +1,150 @@
-// The live page: every operation that the caller may see, as rows. All text goes in as text, never as markup.
-import { isTerminal, watch } from "./watch.js";
+// The live page: every sync that the caller may see, and one of them in detail. Its address says what is shown.
+import { held, hide, show } from "./detail.js";
+import { $ } from "./dom.js";
+import { compareIds, operationOf } from "./events.js";
+import { Row } from "./row.js";
+import { reduce } from "./sync.js";
+import { watch } from "./watch.js";
 
-const $ = (id) => document.getElementById(id);
-const RECENT = 30, EVENTS = 200;
-const rows = new Map(); // operationId -> { row, state }
-const query = new URLSearchParams(location.search);
+const RECENT = 30, EVENTS = 500;
+const rows = new Map(); // by operation
+const dirty = new Set();
+let unsure = new Set(); // after a gap: those of which the snapshot didn't tell yet
+let open = null; // the operation in detail
+let own = { close() {} }; // watches one in detail that isn't in the list
 
-const token = query.get("access_token") ?? undefined;
-watch({ token, releaseHidden: 60_000, onEvent: take, onStatus: (status) => {
-  $("light").dataset.status = status;
-  $("light").textContent = status;
-} });
-
-$("project").value = query.get("project") ?? "";
-$("project").addEventListener("input", () => {
-  for (const each of rows.values()) filter(each);
+const query = new URLSearchParams(location.search), token = query.get("access_token") ?? undefined;
+const watcher = watch({
+  token, ended: RECENT, releaseHidden: 60_000, onEvent: take,
+  onGap({ reason }) {
+    unsure = new Set(rows.keys());
+    if (reason !== "trimmed") for (const row of rows.values()) row.last = null;
+  },
+  onStatus(status, detail) {
+    $("light").dataset.status = status;
+    $("light").textContent = status === "refused" ? `refused (${detail})` : status;
+    if (status !== "live") return;
+    for (const key of unsure) remove(rows.get(key));
+    unsure.clear();
+  },
 });
-setInterval(() => rows.forEach(paintTimes), 1000);
+
+for (const id of ["project", "state"]) {
+  $(id).value = query.get(id) ?? "";
+  $(id).addEventListener("input", () => {
+    history.replaceState(null, "", address({ [id]: $(id).value.trim() }));
+    rows.forEach(filter);
+  });
+}
+addEventListener("popstate", route);
+addEventListener("keydown", (event) => event.key === "Escape" && open !== null && $("close").click());
+addEventListener("click", (event) => { // links within the page load nothing
+  const link = event.target.closest("a[href^='?']");
+  if (!link || event.metaKey || event.ctrlKey || event.shiftKey) return;
+  event.preventDefault();
+  history.pushState(null, "", link.getAttribute("href"));
+  route();
+});
+$("copy").addEventListener("click", async () => {
+  await navigator.clipboard.writeText(new URL(address({ access_token: "" }), location).href);
+  $("copy").textContent = "Copied";
+  setTimeout(() => ($("copy").textContent = "Copy link"), 2000);
+});
+setInterval(() => rows.forEach((row) => row.tick(watcher.now())), 1000);
+route();
 
 function take(event) {
-  log(event);
-  const each = rows.get(event.operationId) ?? add(event);
-  const { state } = each;
-  if (event.type === "operation_stalled") {
-    state.stalled = event.silentFor;
-  } else {
-    if (event.type === "github_sync_started") Object.assign(state, { percent: 0, message: "Starting…", conflict: null, failure: null, result: null });
-    state.stalled = null;
-    state.began ??= Date.parse(event.timestamp);
-    state.heard = Date.now();
-    if (event.attempt !== undefined) state.attempt = event.attempts > 1 ? `attempt ${event.attempt} of ${event.attempts}` : "";
-    if (event.percent !== undefined) state.percent = event.percent;
-    if (event.message !== undefined && event.type === "github_sync_progress") state.message = event.message;
-    if (event.conflicts) state.conflict = event;
-    if (event.type === "github_sync_failed") state.failure = event;
-    if (event.type === "github_sync_progress") state.failure = null;
-    if (event.type === "github_sync_completed") Object.assign(state, { result: event, percent: 100, failure: null });
-    state.ended = isTerminal(event) ? Date.parse(event.timestamp) : null;
+  const key = operationOf(event), row = rows.get(key) ?? add(key, event);
+  if (event.id !== undefined) {
+    unsure.delete(key);
+    if (row.last !== null && compareIds(event.id, row.last) <= 0) return;
+    row.last = event.id;
   }
-  paint(each);
-  const list = state.ended ? $("recent") : $("running");
-  if (each.row.parentElement !== list) list.prepend(each.row);
-  if (state.ended || event.type === "github_sync_started") announce(event);
-  while ($("recent").children.length > RECENT) {
-    const last = $("recent").lastElementChild;
-    rows.delete(last.dataset.operation);
-    last.remove();
+  const before = row.events.at(-1);
+  if (before?.type === event.type && event.id === undefined) row.events.pop(); // advice told again
+  row.events.push(event);
+  if (row.events.length > EVENTS) row.events.splice(1, 1); // its beginning stays
+  row.sync = reduce(row.sync, event);
+  announce(event);
+  if (!dirty.size) requestAnimationFrame(paint);
+  dirty.add(row);
+}
+
+function add(key, event) {
+  const row = new Row(key, event, address({ of: event.projectId, operation: event.operationId }));
+  rows.set(key, row);
+  if (key === open) void complete(row);
+  return row;
+}
+
+function remove(row) {
+  row.element.remove();
+  rows.delete(row.key);
+  dirty.delete(row);
+}
+
+/** Shows what has changed since the last frame. */
+function paint() {
+  const now = watcher.now(), recent = $("recent");
+  for (const row of dirty) {
+    row.paint(now, row.key === open);
+    place(row, row.sync.over ? recent : $("running"));
+    filter(row);
+    if (row.key === open) show(row, now);
   }
+  dirty.clear();
+  const over = [...rows.values()].filter((row) => row.sync.over && row.key !== open).sort((one, two) => two.order - one.order);
+  over.slice(RECENT).forEach(remove);
+  for (const list of [$("running"), recent]) list.previousElementSibling.querySelector(".count").textContent = list.children.length || "";
 }
 
-function add(event) {
-  const row = $("row").content.firstElementChild.cloneNode(true);
-  row.dataset.operation = event.operationId;
-  row.querySelector(".name").textContent = event.operationId;
-  row.querySelector(".project").textContent = event.projectId;
-  row.querySelector(".bar").setAttribute("aria-label", `Progress of ${event.operationId}`);
-  const each = { row, state: { project: event.projectId, percent: 0, message: "" } };
-  rows.set(event.operationId, each);
-  filter(each);
-  return each;
+/** Into its list, the newest first. */
+function place(row, list) {
+  if (row.element.parentElement === list) return;
+  row.element.order = row.order;
+  list.insertBefore(row.element, [...list.children].find((each) => !(each.order > row.order)) ?? null);
 }
 
-function paint(each) {
-  const { row, state } = each;
-  row.className = "operation" + (state.result ? " completed" : state.failure ? " failed" : state.stalled ? " stalled" : "");
-  row.querySelector(".attempt").textContent = state.attempt ?? "";
-  row.querySelector(".fill").style.width = `${Number(state.percent) || 0}%`;
-  row.querySelector(".bar").setAttribute("aria-valuenow", Math.round(Number(state.percent) || 0));
-  row.querySelector(".message").textContent = state.stalled
-    ? `No word for ${Math.round(state.stalled / 60) || 1} min; it may have died` : state.result || state.failure ? "" : state.message;
-  const conflict = row.querySelector(".conflict");
-  conflict.hidden = !state.conflict;
-  if (state.conflict) {
-    const { conflicts, strategy, resolutionRequired } = state.conflict;
-    conflict.querySelector("p").textContent = `${conflicts.length} files in conflict: ${resolutionRequired ? "needs review" : strategy}`;
-    conflict.querySelector("ul").replaceChildren(...conflicts.slice(0, 50).map((path) => element("li", path)));
+function filter(row) {
+  const project = $("project").value.trim(), state = $("state").value;
+  row.element.hidden = !row.projectId.includes(project) || (state !== "" && row.state !== state);
+}
+
+/** The page's own address with some parameters changed; '' takes one out. */
+function address(changes) {
+  const next = new URLSearchParams(location.search);
+  for (const [name, value] of Object.entries(changes)) value ? next.set(name, value) : next.delete(name);
+  return `?${next}`;
+}
+
+/** Shows in detail what the address names. */
+function route() {
+  const { of: projectId, operation: operationId } = Object.fromEntries(new URLSearchParams(location.search));
+  rows.get(open)?.element.classList.remove("open");
+  own.close();
+  open = operationId && projectId ? operationOf({ projectId, operationId }) : null;
+  $("close").href = address({ of: "", operation: "" });
+  if (open === null) {
+    hide();
+    return;
   }
-  const failure = row.querySelector(".failure");
-  failure.hidden = !state.failure;
-  if (state.failure) {
-    failure.querySelector("code").textContent = state.failure.error_code;
-    failure.querySelector(".what").textContent = state.failure.message;
-    link(failure.querySelector("a"), state.failure.recoveryUrl);
-  }
-  const result = row.querySelector(".result");
-  result.hidden = !state.result;
-  if (state.result) {
-    const { filesChanged, insertions, deletions, commitSha, duration } = state.result;
-    const lines = insertions === undefined ? "" : `, +${insertions} −${deletions ?? 0}`;
-    const commit = commitSha ? `, ${String(commitSha).slice(0, 7)}` : "";
-    result.querySelector("span").textContent = `${filesChanged} files${lines}${commit}, in ${(duration / 1000).toFixed(1)} s`;
-    link(result.querySelector("a"), state.result.prUrl);
-  }
-  paintTimes(each);
+  const row = rows.get(open);
+  row?.element.classList.add("open");
+  show(row ?? { projectId, operationId, events: [], sync: {} }, watcher.now());
+  if (row) void complete(row);
+  else own = watch({ operationId, projectId, token, onEvent: take });
 }
 
-function paintTimes({ row, state }) {
-  const seconds = Math.max(0, Math.round(((state.ended ?? Date.now()) - state.began) / 1000));
-  row.querySelector("time").textContent = Number.isFinite(seconds) ? `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}` : "";
-  const { failure } = state;
-  const left = failure?.retryable && failure.retryAfter ? Math.ceil(failure.retryAfter - (Date.now() - state.heard) / 1000) : 0;
-  row.querySelector(".again").textContent = failure?.retryable ? (left > 0 ? `retry in ${left} s` : "retrying…") : "";
-}
-
-function filter({ row, state }) {
-  row.hidden = !String(state.project).includes($("project").value.trim());
-}
-
-// Only http(s): a link out of an event may say anything.
-function link(anchor, url) {
-  anchor.hidden = !/^https?:\/\//i.test(url ?? "");
-  if (!anchor.hidden) Object.assign(anchor, { href: url, rel: "noreferrer noopener", target: "_blank" });
-}
-
-function element(name, text) {
-  return Object.assign(document.createElement(name), { textContent: text });
+/** Asks once for all the events of an operation that is shown in detail. */
+async function complete(row) {
+  if (row.complete) return;
+  row.complete = true;
+  const all = await held(row, token), newest = all.at(-1)?.id ?? "0-0";
+  row.events = [...all, ...row.events.filter((event) => event.id === undefined || compareIds(event.id, newest) > 0)];
+  if (open === row.key) show(row, watcher.now());
 }
 
 function announce(event) {
   const what = { github_sync_started: "started", github_sync_completed: "completed", github_sync_failed: "failed" }[event.type];
-  $("announcer").textContent = `Sync ${String(event.operationId).slice(0, 60)} ${what}`;
-}
-
-function log(event) {
-  const { type, id, ...data } = event;
-  $("events").prepend(element("li", `${id ?? "—"} ${type} ${JSON.stringify(data).slice(0, 500)}`));
-  while ($("events").children.length > EVENTS) $("events").lastElementChild.remove();
+  if (what) $("announcer").textContent = `Sync of ${event.projectId.slice(0, 60)} ${what}`;
 }
