@@ -4,7 +4,7 @@
  * request a second at most.
  *
  * New watchers get a stream of their own, for its snapshot; then one for all goes on from where both have come to. What
- * a watcher was told already it knows by its id: two streams may overlap, and nothing falls between. So do tokens change.
+ * was told is known by its id: two streams may overlap, and nothing falls between. So do tokens change.
  */
 import { ANSWER, Connection } from "./connection.js";
 import { compareIds, eventOf, parsed } from "./events.js";

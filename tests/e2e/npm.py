@@ -10,8 +10,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 NPM = ROOT / "tests" / "npm"
+FRONT = ROOT / "tests" / "front"
 JS = ROOT / "gateway" / "js"
-FLAGS = ("--no-package-lock", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund")
+FLAGS = ("--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund")
 
 
 def packed(folder: Path) -> Path:
@@ -21,13 +22,15 @@ def packed(folder: Path) -> Path:
     return folder / done.stdout.split()[-1]
 
 
-def installed() -> Path:
-    """tests/npm with all that it needs."""
-    modules = NPM / "node_modules"
+def installed(folder: Path = NPM) -> Path:
+    """A folder of tests with all that it needs."""
+    modules = folder / "node_modules"
     stamp = modules / ".installed"
-    wanted = (NPM / "package.json").read_text()
+    wanted = (folder / "package.json").read_text()
     if not stamp.exists() or stamp.read_text() != wanted:
-        subprocess.run(["npm", "install", *FLAGS], cwd=NPM, check=True, capture_output=True, timeout=300)
+        # What is optional are native parts, which Vite can't do without and nothing else here needs.
+        flags = FLAGS if folder == FRONT else (*FLAGS, "--omit=optional")
+        subprocess.run(["npm", "install", *flags], cwd=folder, check=True, capture_output=True, timeout=300)
         stamp.write_text(wanted)
     ours = modules / "github-sync-events"
     shutil.rmtree(ours, ignore_errors=True)
@@ -35,7 +38,7 @@ def installed() -> Path:
     tarball = packed(ours)
     subprocess.run(["tar", "xzf", tarball.name, "--strip", "1"], cwd=ours, check=True)
     tarball.unlink()
-    return NPM
+    return folder
 
 
 @asynccontextmanager

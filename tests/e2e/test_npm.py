@@ -134,7 +134,7 @@ async def test_the_workers_page_in_typescript(built: Path, own_redis: RedisServe
 @pytest.mark.parametrize(("module", "resolution"), [("esnext", "bundler"), ("nodenext", "nodenext")])
 def test_the_tarball_in_a_project_of_its_own(built: Path, tmp_path: Path, module: str, resolution: str) -> None:
     (tmp_path / "package.json").write_text('{"private": true, "type": "module"}')
-    words = ["npm", "install", "--no-save", "--offline", *FLAGS, str(packed(tmp_path))]
+    words = ["npm", "install", "--no-save", "--offline", "--omit=optional", *FLAGS, str(packed(tmp_path))]
     subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, timeout=60)
     (tmp_path / "page.ts").write_text(
         'import { watch, type SyncEvent } from "github-sync-events";\n'
