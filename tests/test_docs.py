@@ -8,6 +8,7 @@ import pytest
 from gateway import schema
 from gateway.config import VARIABLES
 from gateway.metrics import Metrics
+from tests.e2e.test_other_clients import CLIENTS
 from tests.test_imports import ORDER
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +29,20 @@ def test_every_metric_is_documented_with_its_type() -> None:
 def test_every_error_code_has_its_advice() -> None:
     guide = (ROOT / "gateway" / "js" / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `([A-Z_]+)` \|", guide, re.MULTILINE)) == set(schema.ERROR_CODES)
+
+
+def test_the_guides_words_for_errors_are_the_packages() -> None:
+    guide = (ROOT / "gateway" / "js" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*?) ?\|$", guide, re.MULTILINE)
+    words = (ROOT / "gateway" / "js" / "words.js").read_text(encoding="utf-8")
+    assert rows == re.findall(r'^  ([A-Z_]+): \["(.*)", "(.*)"\],$', words, re.MULTILINE)
+
+
+def test_the_guides_clients_are_those_that_are_tested() -> None:
+    guide = (ROOT / "gateway" / "js" / "README.md").read_text(encoding="utf-8")
+    table = guide[guide.index("| client |") :].partition("\n\n")[0]
+    named = [name for row in re.findall(r"^\| (.*?) \|", table, re.MULTILINE)[2:] for name in row.split(", ")]
+    assert sorted(named) == sorted(str(client.id) for client in CLIENTS)
 
 
 def test_every_make_target_is_real() -> None:

@@ -144,7 +144,7 @@ def haproxy(upstreams: Sequence[int], more: str = "") -> Iterator[int]:
     servers = "\n".join(f"  server s{each} 127.0.0.1:{each}" for each in upstreams)
     (folder / "conf").write_text(
         "global\n  maxconn 8192\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n"
-        "  timeout server 60s\n  retry-on conn-failure empty-response\n  option redispatch\n"
+        "  timeout server 60s\n  option http-no-delay\n  retry-on conn-failure empty-response\n  option redispatch\n"
         f"frontend f\n  bind 127.0.0.1:{port}\n  default_backend b\nbackend b\n  balance leastconn\n{more}\n{servers}\n"
     )
     assert HAPROXY is not None

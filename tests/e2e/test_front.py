@@ -1,6 +1,7 @@
 """The package as front ends use it, out of its tarball: Vitest in two made-up DOMs, a server's prerender, Vite."""
 
 import asyncio
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,6 +23,12 @@ def front() -> Path:
     return installed(FRONT)
 
 
+def code(language: str) -> list[str]:
+    """The guide's blocks."""
+    guide = (FRONT.parent.parent / "gateway" / "js" / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", guide, re.DOTALL)
+
+
 def run(folder: Path, *words: str) -> str:
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
@@ -30,11 +37,68 @@ def run(folder: Path, *words: str) -> str:
 
 @pytest.mark.parametrize("dom", ["jsdom", "happy-dom"])
 def test_a_components_every_state_is_shown_with_the_fake_gateway(front: Path, dom: str) -> None:
-    assert "7 passed" in run(front, "npx", "vitest", "run", "--no-color", "--environment", dom)
+    assert "7 passed" in run(front, "npx", "vitest", "run", "--no-color", "--environment", dom, "bar.test.jsx")
 
 
 def test_a_server_imports_and_prerenders_without_a_browser(front: Path) -> None:
     assert run(front, "node", "server.mjs") == '<progress value="64"></progress><ol>1</ol>\n'
+
+
+def test_the_guides_components_and_unit_test(front: Path) -> None:
+    components, unit = code("jsx")
+    guide = front / ".guide"
+    guide.mkdir(exist_ok=True)
+    (guide / "SyncBar.jsx").write_text(components)
+    (guide / "guide.test.jsx").write_text(unit)
+    assert "1 passed" in run(front, "npx", "vitest", "run", "--no-color", "--environment", "jsdom", "--dir", ".guide")
+
+
+def test_the_guides_module_lines(front: Path) -> None:
+    _, module, _ = code("js")
+    before = (
+        'import { fakeGateway } from "github-sync-events/testing";\n'
+        "const gateway = fakeGateway(), operationId = 'op-1', said = [];\n"
+        "const fetch = async () => ({ text: async () => 'a token' });\n"
+        "const render = (event) => said.push(event.type), light = (status) => said.push(status);\n"
+    )
+    [imported, *rest] = module.splitlines()
+    after = "export {};\nconst wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));\n"
+    lines = "\n".join(rest).replace(
+        "watcher.close();", "await wait(50);gateway.started('op-1');await wait(50);watcher.close();"
+    )
+    (front / ".guide").mkdir(exist_ok=True)
+    (front / ".guide" / "module.mjs").write_text(
+        f"{imported}\n{before}{after}{lines}\nconsole.log(said.join(), gateway.requests[0].headers.Authorization);\n"
+    )
+    told = run(front, "node", ".guide/module.mjs")
+    assert told == "connecting,live,github_sync_started,ended Bearer a token\n"
+
+
+@needs_chromium
+async def test_the_guides_twelve_lines_of_eventsource(
+    worker: Worker, shared_redis: RedisServer, launch: Launch
+) -> None:
+    lines = code("js")[0]
+    where = {"SSE_REDIS_URL": shared_redis.url, "SSE_STREAM": worker.key, "SSE_UI": "on"}
+    process = await asyncio.to_thread(launch, **where)
+    async with chromium() as browser:
+        page = await browser.new_page()
+        await page.goto(process.url + "/ui/live.css")
+        calls = "['show', 'showConflicts', 'done', 'failed', 'light']"
+        await page.evaluate(
+            f"(() => {{ const operationId = 'op-1'; globalThis.said = [];"
+            f" for (const name of {calls}) globalThis[name] = (...given) => said.push([name, ...given]);\n{lines} }})()"
+        )
+        await worker.publish("started")
+        await worker.publish("progress", percent=40, message="Pushing")
+        await worker.publish("conflict", conflicts=["a.txt"])
+        await worker.publish("completed", prUrl="https://github.com/o/r/pull/1")
+        async with asyncio.timeout(15):
+            while not (said := await page.evaluate("said")) or said[-1] != ["light", "off"]:
+                await asyncio.sleep(0.05)
+    shown = [each for each in said if each[0] != "light"]
+    wanted = [["show", 0, "Starting…"], ["show", 40, "Pushing"], ["showConflicts", ["a.txt"]]]
+    assert shown == [*wanted, ["done", "https://github.com/o/r/pull/1"]]
 
 
 @needs_chromium

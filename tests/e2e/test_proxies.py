@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -13,9 +15,10 @@ import pytest
 from tests.conftest import Worker
 from tests.e2e.conftest import Launch
 from tests.e2e.front import INGRESS, haproxy, needs_haproxy, needs_nginx, nginx
-from tests.eventsource import connect
+from tests.eventsource import Parser, connect
 from tests.redis_server import RedisServer
 
+CHART = Path(__file__).parent.parent.parent / "helm" / "sse-gateway" / "README.md"
 GZIP = "gzip on; gzip_proxied any; gzip_types *; gzip_min_length 1; gzip_http_version 1.0;"
 AT_ONCE = 0.7
 """Seconds; a proxy that buffered would wait for the next heartbeat, 15 s."""
@@ -68,6 +71,26 @@ async def test_nothing_is_held_back_and_a_drain_ends_cleanly(
                 await stream.rest()  # ends, with no error on the way
                 assert stream.parser.last_event_id in (missed, newest)
     assert (await asyncio.to_thread(process.wait))[0] == 0
+
+
+@needs_nginx
+async def test_the_pages_lines_turn_a_proxys_502_into_a_retry(
+    worker: Worker, shared_redis: RedisServer, launch: Launch, session: aiohttp.ClientSession
+) -> None:
+    [lines] = re.findall(r"```nginx\n(.*?)```", CHART.read_text(encoding="utf-8"), re.DOTALL)
+    process = await asyncio.to_thread(launch, SSE_REDIS_URL=shared_redis.url, SSE_STREAM=worker.key)
+    with nginx([process.port], server=lines) as port:
+        url = f"http://127.0.0.1:{port}/api/projects/p-1/stream"
+        await asyncio.to_thread(process.kill)
+        async with session.get(url) as response:
+            assert (response.status, response.content_type) == (200, "text/event-stream")
+            [refused] = Parser().feed(await response.read())
+            assert (refused.type, refused.json) == ("refused", {"status": 502})
+        await asyncio.to_thread(process.start)
+        async with connect(session, url) as stream:
+            await stream.until_id("0-0")
+            id = await worker.publish("started")
+            assert (await stream.next()).last_event_id == id
 
 
 @needs_nginx
