@@ -137,6 +137,18 @@ async def test_what_a_worker_ran(jobs: Jobs) -> None:
     assert next(each for each in jobs.data("completed") if each["operationId"] == "succeeds")["filesChanged"] == 3
 
 
+async def test_of_jobs_that_are_no_syncs_nothing_is_told_and_that_is_said_once(jobs: Jobs) -> None:
+    async with jobs.process("worker") as worker, jobs.process("watch"):
+        others = [("add_other", f"mail-{number}", does) for number, does in enumerate(("succeeds", "fails") * 3)]
+        await jobs.do(*others, ("add", "sync", "succeeds"))
+        await jobs.until({"sync": ["started", "progress", "completed"]})
+        worker.terminate()
+        out, _ = await worker.communicate()
+    said = [line for line in out.decode().splitlines() if line.startswith("sync events")]
+    assert len(said) == 1
+    assert "jobs named email" in said[0]
+
+
 async def test_retry_after_is_told_and_kept(jobs: Jobs) -> None:
     async with jobs.process("worker"):
         await jobs.do(["add", "job", "is_limited", {"attempts": 2, "backoff": {"type": "exponential", "delay": 50}}])

@@ -39,6 +39,7 @@ const bodies = {
 if (role === "boss") {
   for (const [what, ...rest] of does) {
     if (what === "add") await queue.add("sync", { projectId: "p-1", direction: "to_github", does: rest[1] }, { jobId: rest[0], ...rest[2] });
+    if (what === "add_other") await queue.add("email", { does: rest[1] }, { jobId: rest[0] });
     if (what === "remove") await (await queue.getJob(rest[0])).remove();
     if (what === "retry") await (await queue.getJob(rest[0])).retry();
     if (what === "state") console.log(await (await queue.getJob(rest[0]))?.getState());
@@ -48,7 +49,7 @@ if (role === "boss") {
 } else {
   const redis = new Redis(url);
   redis.on("error", () => {});
-  const producer = new Producer(redis, { stream: key });
+  const producer = new Producer(redis, { stream: key, log: { warn: (line) => console.log(line), error: (line) => console.log(line) } });
   const syncs = bullmq(producer);
   const watch = syncs.watch(queue, { every: 500 });
   await watch.look();

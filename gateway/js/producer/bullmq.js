@@ -15,14 +15,20 @@ const WAITS = { error: "The job was put back into its queue and goes on later", 
 const HANDED_OVER = { error: "The worker was stopped, another one goes on", error_code: "UNKNOWN" };
 const CANCELLED = { error: "The sync was cancelled", error_code: "UNKNOWN" };
 
-/** The sync that a job is, by the names that most have. */
-const byNames = ({ id, data }) => ({
-  operationId: id, projectId: data?.projectId, direction: data?.direction, syncMode: data?.syncMode,
-});
+/** The sync that a job is, by the names that most have. Says once of each kind of job that it is none. */
+function byNames({ id, name, data }, strange, log) {
+  const { projectId, direction, syncMode } = data ?? {};
+  if (projectId !== undefined) return { operationId: id, projectId, direction, syncMode };
+  if (!strange.has(name) && strange.size < 100) {
+    strange.add(name);
+    log.warn(`sync events: nothing is told of jobs named ${name}: their data has no projectId; bullmq's option sync says of others`);
+  }
+}
 
 /** See index.d.ts. `sync` says of a job `{ operationId, projectId, direction, syncMode? }`; nothing where it is none. */
 export function bullmq(producer, { sync = byNames } = {}) {
-  const syncOf = (job) => ({ ...sync(job), run: runOf(job) });
+  const strange = new Set(); // names of jobs that are no syncs
+  const syncOf = (job) => ({ ...sync(job, strange, producer.log), run: runOf(job) });
   return {
     // Three parameters: by their number BullMQ knows that it shall make a signal.
     processor: (body) => async (job, token, signal) => new Run(producer, job, token, signal, syncOf(job)).of(body),

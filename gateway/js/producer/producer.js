@@ -127,8 +127,9 @@ export class Producer {
   /** For the queues' own forms of `operation`. `stop` tells the end of one that its process doesn't live to see. */
   begin(sync, { abort, stop } = {}) {
     const attempt = new Attempt(sync, (entry) => this.#emit(entry));
-    if ((sync.operationId ?? null) === null || (sync.projectId ?? null) === null) {
-      this.log.error("sync events: nothing is told of a sync without operationId or projectId");
+    const named = [sync.operationId, sync.projectId].filter((id) => id !== undefined && id !== null).length;
+    if (named < 2) { // with neither it is a job that is none
+      if (named) this.log.error("sync events: nothing is told of a sync without operationId or projectId");
       attempt.forget();
       return { attempt, operation: new Operation(attempt, this, abort) };
     }

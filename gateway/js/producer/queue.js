@@ -117,13 +117,13 @@ export class QueueWatch {
     const job = await this.#queue.getJob(id);
     if (job && !job.finishedOn) return; // tried again by hand meanwhile
     const sync = job ? this.#syncOf(job) : this.#known.get(id);
-    if (sync) this.#producer.verdict(sync, this.#producer.standardError(new Error(reason)));
+    if (isSync(sync)) this.#producer.verdict(sync, this.#producer.standardError(new Error(reason)));
     this.#ended(id, changed);
   }
 
   #learn(job) {
     const sync = this.#syncOf(job);
-    if ((sync.projectId ?? null) !== null) this.#known.set(job.id, { ...sync, started: job.attemptsStarted > 0 });
+    if (isSync(sync)) this.#known.set(job.id, { ...sync, started: job.attemptsStarted > 0 });
   }
 
   /** Those of the known jobs that are there no more. */
@@ -140,4 +140,9 @@ export class QueueWatch {
     }
     return gone;
   }
+}
+
+/** Whether a job is one: queues hold others too. */
+function isSync(sync) {
+  return (sync?.projectId ?? null) !== null;
 }
