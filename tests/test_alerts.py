@@ -37,10 +37,10 @@ def test_every_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
 
 
 def test_every_alert_has_its_paragraph_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "helm" / "sse-gateway" / "README.md").read_text()
     for rule in RULES:
         assert f"\n**{rule['alert']}**" in readme
-        assert rule["annotations"]["runbook"] == "README.md#alerts"
+        assert rule["annotations"]["runbook"] == "helm/sse-gateway/README.md#alerts"
     assert set(re.findall(r"^\*\*(SSEGateway\w+)\*\*", readme, re.MULTILINE)) == {rule["alert"] for rule in RULES}
 
 

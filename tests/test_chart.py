@@ -15,6 +15,7 @@ from tests.chart import CHART, CI, helm, one, render
 
 TRY, PRODUCTION = CHART / "ci" / "try-values.yaml", CHART / "ci" / "production-values.yaml"
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+README = (CHART / "README.md").read_text()
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 FOREIGN = {"ServiceMonitor", "PodMonitor", "PrometheusRule", "HTTPRoute"}
 """Kinds of operators, whose schemas kubernetes-validate doesn't have."""
@@ -157,7 +158,7 @@ def leaves(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def test_every_value_is_in_the_readme_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*?) \|", (CHART / "README.md").read_text(), re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*?) \|", README.partition("## Values")[2], re.MULTILINE))
     assert rows.keys() == dict(leaves(VALUES)).keys()
     for name, value in leaves(VALUES):
         if not isinstance(value, dict):

@@ -13,6 +13,20 @@ from tests.test_imports import ORDER
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+OPERATORS = (ROOT / "helm" / "sse-gateway" / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    "README.md",
+    "CHANGELOG.md",
+    "gateway/README.md",
+    "gateway/producer/README.md",
+    "gateway/js/README.md",
+    "helm/sse-gateway/README.md",
+    "tests/bench/README.md",
+]
+
+
+def test_the_readme_can_be_read_at_once() -> None:
+    assert len(README.splitlines()) <= 200
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
@@ -21,7 +35,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 
 def test_every_metric_is_documented_with_its_type() -> None:
-    rows = dict(re.findall(r"^\| `(sse_gateway_\w+)` \| (\w+) \|", README, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(sse_gateway_\w+)` \| (\w+) \|", OPERATORS, re.MULTILINE))
     families = Metrics().collect()
     assert rows == {family.name + ("_total" if family.type == "counter" else ""): family.type for family in families}
 
@@ -47,15 +61,13 @@ def test_the_guides_clients_are_those_that_are_tested() -> None:
 
 def test_every_make_target_is_real() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    named = set(re.findall(r"`make (\w+)`", README + (ROOT / "CHANGELOG.md").read_text()))
+    named = {name for page in PAGES for name in re.findall(r"`make (\w+)[^`]*`", (ROOT / page).read_text())}
     assert {"run", "test", "check", "lock"} <= named
     for target in named:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize(
-    "name", ["README.md", "gateway/README.md", "gateway/producer/README.md", "gateway/js/README.md", "CHANGELOG.md"]
-)
+@pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name: str) -> None:
     path = ROOT / name
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):

@@ -210,7 +210,7 @@ async def test_the_readmes_lines_run_as_they_stand(own_redis: RedisServer) -> No
         scope: dict[str, Any] = {}
         exec("async def run(redis):\n" + textwrap.indent(lines, "    "), scope)
         await scope["run"](worker.redis)
-        assert [event["type"] for event in await written(worker)] == ["started", "progress", "conflict", "completed"]
+        assert [event["type"] for event in await written(worker)] == ["started", "progress", "completed"]
 
 
 async def test_trimming_is_its_option(worker: Worker) -> None:
