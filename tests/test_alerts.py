@@ -40,15 +40,15 @@ def test_every_alert_has_its_paragraph_in_the_readme() -> None:
     readme = (ROOT / "helm" / "sse-gateway" / "README.md").read_text()
     for rule in RULES:
         assert f"\n**{rule['alert']}**" in readme
-        assert rule["annotations"]["runbook"] == "helm/sse-gateway/README.md#alerts"
+        assert rule["annotations"]["runbook_url"].endswith("/helm/sse-gateway/README.md#alerts")
     assert set(re.findall(r"^\*\*(SSEGateway\w+)\*\*", readme, re.MULTILINE)) == {rule["alert"] for rule in RULES}
 
 
 @pytest.mark.parametrize("query", QUERIES + [rule["expr"] for rule in RULES])
 def test_every_query_names_only_metrics_that_there_are(query: str) -> None:
-    there = {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_max_fds"}
+    there = {"up", "process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_max_fds"}
     there |= {sample.name for family in Metrics().collect() for sample in family.samples}
-    named = set(re.findall(r"\b(?:sse_gateway|process)_\w+", query))
+    named = set(re.findall(r"\b(?:(?:sse_gateway|process)_\w+|up(?=\{))", query))
     assert named
     assert named <= there
 

@@ -1,5 +1,10 @@
 {{- define "sse.name" -}}
-{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}{{ end }}
+{{- $chart := .Values.nameOverride | default .Chart.Name }}
+{{- .Values.fullnameOverride | default (contains $chart .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $chart)) | trunc 50 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "sse.account" -}}
+{{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "sse.name" .) }}{{ else }}{{ .Values.serviceAccount.name | default "default" }}{{ end }}
 {{- end }}
 
 {{- define "sse.selector" -}}
@@ -14,6 +19,27 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* A pod's labels change with its image and settings only: a new chart alone must not roll the pods, which ends every stream. */}}
+{{- define "sse.podLabels" -}}
+{{ include "sse.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- with mergeOverwrite (dict) .Values.commonLabels .Values.podLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* How many pods. Where an autoscaler has, or has just had, a say, never fewer than there are: the API server would make one of none. */}}
+{{- define "sse.replicas" -}}
+{{- $name := include "sse.name" . }}
+{{- $wanted := .Values.autoscaling.enabled | ternary .Values.autoscaling.minReplicas .Values.replicas }}
+{{- $scaled := or .Values.autoscaling.enabled (lookup "autoscaling/v2" "HorizontalPodAutoscaler" .Release.Namespace $name) }}
+{{- $live := lookup "apps/v1" "Deployment" .Release.Namespace $name }}
+{{- if and $scaled $live }}{{ max (int $wanted) (int $live.spec.replicas) }}{{ else }}{{ $wanted }}{{ end }}
 {{- end }}
 
 {{- define "sse.image" -}}
