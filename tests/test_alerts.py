@@ -53,6 +53,10 @@ def test_every_query_names_only_metrics_that_there_are(query: str) -> None:
     assert named <= there
 
 
+def test_every_panel_says_what_it_shows() -> None:
+    assert all(len(panel["description"]) > 20 for panel in PANELS)
+
+
 def test_every_metric_is_on_the_dashboard() -> None:
     shown = " ".join(QUERIES)
     for family in Metrics().collect():
