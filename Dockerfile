@@ -1,5 +1,6 @@
 # Two stages of one base: the first makes a venv of the lock file, every wheel checked by its hash; the second has that
 # and the package, and nothing to install or build with. No RUN knows an architecture: any that has the wheels will do.
+# By digest: --build-arg PYTHON=3.13.9-slim-bookworm@sha256:…, which `docker buildx imagetools inspect` names.
 ARG PYTHON=3.13.9-slim-bookworm
 
 FROM python:${PYTHON} AS build

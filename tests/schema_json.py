@@ -1,6 +1,7 @@
 """Writes what other languages share with Python anew: `python -m tests.schema_json`.
 
-gateway/schema.json is for everybody; gateway/js/producer/vocabulary.js for the kit in JavaScript.
+gateway/schema.json, openapi.json and asyncapi.json are for everybody; gateway/js/producer/vocabulary.js for the kit in
+JavaScript.
 """
 
 import json
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from gateway import schema
 from gateway.producer import core, errors, outbox, text
+from tests.openapi import asyncapi, openapi
 
 PACKAGE = Path(schema.__file__).parent
 
@@ -39,6 +41,8 @@ def vocabulary() -> str:
 
 FILES = {
     PACKAGE / "schema.json": lambda: json.dumps(schema.json_schema(), indent=2) + "\n",
+    PACKAGE / "openapi.json": lambda: json.dumps(openapi(), indent=2) + "\n",
+    PACKAGE / "asyncapi.json": lambda: json.dumps(asyncapi(), indent=2) + "\n",
     PACKAGE / "js" / "producer" / "vocabulary.js": vocabulary,
 }
 
