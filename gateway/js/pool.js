@@ -1,7 +1,6 @@
 /**
  * Who watches what over which stream: two at most, one once things have settled. Pure: what happens and the time are
- * told to it (`add`, `opened`, `bytes`, `failed`, `tick`, …), what is to be done it asks of `outside`. It sends one
- * request a second at most.
+ * told to it (`add`, `opened`, `bytes`, `failed`, `tick`, …), what is to be done it asks of `outside`.
  *
  * New watchers get a stream of their own, for its snapshot; then one for all goes on from where both have come to. What
  * was told is known by its id: two streams may overlap, and nothing falls between. So do tokens change.

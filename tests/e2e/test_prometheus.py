@@ -32,8 +32,8 @@ WINDOW = "3s"
 @asynccontextmanager
 async def prometheus(target: str, folder: Path) -> AsyncIterator[str]:
     """One that scrapes `target` five times a second, as the pod `a`; its URL."""
-    labels = {"namespace": "n", "pod": "a"}
-    scrape = {"job_name": "gateway", "static_configs": [{"targets": [target], "labels": labels}]}
+    labels = {"namespace": "sse", "pod": "a"}
+    scrape = {"job_name": "sse-gateway", "static_configs": [{"targets": [target], "labels": labels}]}
     config = {
         "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
         "rule_files": [str(CHART / "files" / "alerts.yaml")],
@@ -87,7 +87,7 @@ async def test_every_query_answers(
         found: dict[str, list[dict[str, Any]]] = {}
         for target in (target for panel in PANELS for target in panel["targets"]):
             query = target["expr"].replace("$__rate_interval", WINDOW)
-            query = query.replace("$namespace", "n|m").replace("$pod", ".*")
+            query = query.replace("$namespace", "sse|m").replace("$pod", ".*")
             assert "$" not in query
             found[target["expr"]] = result = await ask(session, url, query)
             assert result, query
