@@ -14,7 +14,16 @@ import { Watcher } from "./watcher.js";
 export { EVENT_TYPES, compareIds, isTerminal };
 
 const pools = new Map(); // by what its watchers have in common
-const clock = () => performance.now();
+const CHECK = 5000; // milliseconds between two looks at the time: timers stand still while a machine sleeps
+let spent = 0, monotonic = performance.now(), wall = Date.now();
+
+/** Milliseconds that only grow, a machine's sleep included, which performance.now() may leave out. */
+function clock() {
+  const [now, day] = [performance.now(), Date.now()];
+  spent += Math.max(now - monotonic, day - wall);
+  [monotonic, wall] = [now, day];
+  return spent;
+}
 
 /** See watch.d.ts for the options. */
 export function watch(options) {
@@ -89,7 +98,7 @@ function open(baseUrl, withCredentials, onEmpty) {
       return;
     }
     const due = pool.due(clock()) - clock();
-    if (due < Infinity) timer = setTimeout(run, Math.min(Math.max(due, 0), 2 ** 31 - 1));
+    timer = setTimeout(run, Math.min(Math.max(due, 0), CHECK));
   }
 
   function run() {

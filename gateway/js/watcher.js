@@ -7,7 +7,7 @@ export class Watcher {
   status = null;
   /** The id up to which it was told everything; null: nothing yet, it needs a snapshot. */
   place = null;
-  /** The reason of a gap after which it wasn't told yet what there is. */
+  /** The gap that it was not told of yet: that comes with the snapshot that follows. */
   gap = null;
   /** The stream that it was on last: of those, one place tells where all are. */
   line = null;
@@ -48,8 +48,7 @@ export class Watcher {
   miss({ reason, lastEventId }) {
     if (reason !== "trimmed") this.place = null; // ids of another stream
     this.lose(`replay_gap: ${reason}`);
-    if (this.gap === null) this.#call(this.onGap, { reason, lastEventId });
-    this.gap = reason;
+    this.gap ??= { reason, lastEventId };
   }
 
   /** Takes an event of the stream unless it was told of it. */
@@ -60,13 +59,14 @@ export class Watcher {
 
   /** Takes what a snapshot holds: of what it watches at large, only what runs and the last that ended. */
   show(events) {
-    const mine = events.filter((event) => this.wants(event));
-    if (this.gap !== null && this.#known && !mine.length && this.operationId !== undefined) {
-      this.tell("ended", this.gap); // nobody knows it any more
+    const mine = events.filter((event) => this.wants(event)), { gap } = this;
+    this.gap = null;
+    if (gap !== null) this.#call(this.onGap, gap);
+    if (gap !== null && this.#known && !mine.length && this.operationId !== undefined) {
+      this.tell("ended", gap.reason); // nobody knows it any more
       return;
     }
-    const told = this.gap === null && this.operationId === undefined ? recent(mine, this.ended) : mine;
-    this.gap = null;
+    const told = gap === null && this.operationId === undefined ? recent(mine, this.ended) : mine;
     this.#running.clear();
     for (const event of told) this.#follow(event);
     for (const event of told) this.#take(event);
@@ -76,6 +76,7 @@ export class Watcher {
   /** It was told everything up to this id. */
   told(id) {
     if (this.place === null || compareIds(id, this.place) > 0) this.place = id;
+    this.gap = null; // one that another stream told, and this one could go on
     this.tell("live");
   }
 

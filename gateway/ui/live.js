@@ -9,7 +9,7 @@ import { watch } from "./watch.js";
 const RECENT = 30, EVENTS = 500;
 const rows = new Map(); // by operation
 const dirty = new Set();
-let unsure = new Set(); // after a gap: those of which the snapshot didn't tell yet
+let unsure = new Set(); // of a gap: those of which the snapshot didn't tell yet
 let open = null; // the operation in detail
 let own = { close() {} }; // watches one in detail that isn't in the list
 

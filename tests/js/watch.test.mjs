@@ -140,3 +140,33 @@ test("advice that an operation fell silent, and bytes cut anywhere", async (t) =
   assert.deepEqual([seen.events[1].type, seen.events[1].silentFor, "id" in seen.events[1]], ["operation_stalled", 301, false]);
   seen.watcher.close();
 });
+
+test("a machine that slept notices at once that its path is dead, and a clock that is set back stops nothing", async (t) => {
+  const fake = gateway(t), now = Date.now;
+  t.after(() => { Date.now = now; });
+  const seen = watching({ operationId: "op-1" });
+  await until(() => seen.states.at(-1) === "live");
+  fake.freeze();
+  fake.started("op-1");
+  Date.now = () => now() + 60_000;
+  await until(() => seen.events.length === 1, 9000);
+  Date.now = () => now() - 3_600_000;
+  fake.drop();
+  fake.progress("op-1");
+  await until(() => seen.events.length === 2, 9000);
+  seen.watcher.close();
+});
+
+test("a gap is told together with what there is, and not where another stream goes on", async (t) => {
+  const fake = gateway(t), order = [];
+  const watcher = watch({
+    projectId: "p-1", onGap: ({ reason }) => order.push(reason), onEvent: ({ type }) => order.push(type.slice(12)), onStatus: (status) => order.push(status),
+  });
+  await until(() => order.at(-1) === "live");
+  fake.started("op-1");
+  fake.reset();
+  fake.started("op-2");
+  await until(() => order.at(-1) === "started" && order.length > 4);
+  assert.deepEqual(order, ["connecting", "live", "started", "reconnecting", "reset", "live", "started"]);
+  watcher.close();
+});
