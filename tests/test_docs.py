@@ -25,10 +25,6 @@ PAGES = [
 ]
 
 
-def test_the_readme_can_be_read_at_once() -> None:
-    assert len(README.splitlines()) <= 200
-
-
 def test_every_setting_is_documented_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `(SSE_\w+)` \| (?:`([^`]*)`)? *\|", README, re.MULTILINE))
     assert rows == {name: variable.default for name, variable in VARIABLES.items()}
@@ -41,15 +37,13 @@ def test_every_metric_is_documented_with_its_type() -> None:
 
 
 def test_every_error_code_has_its_advice() -> None:
-    guide = (ROOT / "gateway" / "js" / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `([A-Z_]+)` \|", guide, re.MULTILINE)) == set(schema.ERROR_CODES)
-
-
-def test_the_guides_words_for_errors_are_the_packages() -> None:
-    guide = (ROOT / "gateway" / "js" / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*?) ?\|$", guide, re.MULTILINE)
     words = (ROOT / "gateway" / "js" / "words.js").read_text(encoding="utf-8")
-    assert rows == re.findall(r'^  ([A-Z_]+): \["(.*)", "(.*)"\],$', words, re.MULTILINE)
+    assert set(re.findall(r'^  ([A-Z_]+): \["', words, re.MULTILINE)) == set(schema.ERROR_CODES)
+
+
+def test_the_guides_can_be_read_top_down() -> None:
+    assert len(README.splitlines()) <= 200
+    assert len((ROOT / "gateway" / "js" / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 def test_the_guides_clients_are_those_that_are_tested() -> None:

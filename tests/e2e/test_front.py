@@ -12,7 +12,9 @@ from aiohttp import web
 from tests.conftest import Worker
 from tests.e2e.browser import chromium, needs_chromium
 from tests.e2e.conftest import Launch
+from tests.e2e.engines import in_firefox, missing
 from tests.e2e.npm import FRONT, installed
+from tests.e2e.test_browser import serve_page
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.skipif(shutil.which("npm") is None, reason="npm (Node.js) is not installed")
@@ -54,7 +56,7 @@ def test_the_guides_components_and_unit_test(front: Path) -> None:
 
 
 def test_the_guides_module_lines(front: Path) -> None:
-    _, module, _ = code("js")
+    module = code("js")[1]
     before = (
         'import { fakeGateway } from "github-sync-events/testing";\n'
         "const gateway = fakeGateway(), operationId = 'op-1', said = [];\n"
@@ -99,6 +101,44 @@ async def test_the_guides_twelve_lines_of_eventsource(
     shown = [each for each in said if each[0] != "light"]
     wanted = [["show", 0, "Starting…"], ["show", 40, "Pushing"], ["showConflicts", ["a.txt"]]]
     assert shown == [*wanted, ["done", "https://github.com/o/r/pull/1"]]
+
+
+@pytest.mark.skipif(missing("firefox"), reason="firefox is not installed")
+async def test_the_guides_lines_for_firefox_and_another_origin(
+    worker: Worker, shared_redis: RedisServer, launch: Launch
+) -> None:
+    runner, origin = await serve_page()
+    where = {"SSE_REDIS_URL": shared_redis.url, "SSE_STREAM": worker.key, "SSE_CORS_ORIGINS": origin}
+    process = await asyncio.to_thread(launch, **where)
+    given = (
+        "globalThis.told = []; const over = () => told.includes('github_sync_completed');"
+        " const listeners = { heartbeat() {} };"
+        " for (const type of ['started', 'progress', 'completed'])"
+        " listeners[`github_sync_${type}`] = (event) => told.push(event.type);"
+        f" const url = '{process.url}/api/operations/op-1/stream';"
+    )
+    try:
+        async with in_firefox(origin) as evaluate:
+            await evaluate(f"(() => {{ {given} {code('js')[3]} follow(); return 1 }})()")
+
+            async def until(count: int) -> None:
+                async with asyncio.timeout(20):
+                    while await evaluate("told.length") < count:
+                        await asyncio.sleep(0.05)
+
+            await worker.publish("started")
+            await until(1)
+            await asyncio.to_thread(process.kill)
+            await worker.publish("progress")
+            await asyncio.sleep(4)  # it has given up
+            await asyncio.to_thread(process.start)
+            await until(2)
+            await worker.publish("completed")
+            await until(3)
+            await asyncio.sleep(4)
+            assert await evaluate("told") == [f"github_sync_{type}" for type in ("started", "progress", "completed")]
+    finally:
+        await runner.cleanup()
 
 
 @needs_chromium
