@@ -65,8 +65,8 @@ async def page(engine: str, made: str, process: Process, path: str) -> AsyncIter
         )
 
         async def look() -> Told:
-            seen = await evaluate("seen")
-            return [*seen, *([{"closed": True}] if await evaluate("over") else [])]
+            seen, over = await evaluate("[seen, over]")  # in one look
+            return [*seen, *([{"closed": True}] if over else [])]
 
         yield look
 
