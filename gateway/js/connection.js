@@ -8,7 +8,6 @@ const SILENCE = 2.5; // heartbeats without a byte: the path is dead
 export class Connection {
   state = "opening";
   parser = new Parser();
-  held = null; // of a snapshot, what came so far
   whole = false; // it brings everything
   every = null; // milliseconds between two heartbeats
   retry = 0; // what the gateway asked for
@@ -18,6 +17,7 @@ export class Connection {
   constructor(watchers, place, token, now) {
     this.watchers = new Map(watchers.map((each) => [each, each.place])); // with the place that each came with
     this.place = place;
+    this.held = place === null ? [] : null; // of a snapshot, what came so far
     this.token = token;
     this.heard = now;
   }

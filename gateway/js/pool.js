@@ -134,8 +134,7 @@ export class Pool {
       for (const each of [this.main, this.next]) if (each !== null) this.#drop(each, "hidden");
     }
     const plan = this.#plan(now);
-    if (plan === null || now < this.#free || !this.#authorized(now)) return;
-    this.#open(plan, now);
+    if (plan !== null && now >= this.#free && this.#authorized(now)) this.#open(plan, now);
   }
 
   /** When `tick` is wanted next. */
@@ -170,12 +169,11 @@ export class Pool {
     if (this.#released) return null;
     const { main, next } = this, waiting = this.#waiting();
     const lost = waiting.filter((each) => each.place !== null && each.line === waiting.find((one) => one.place !== null).line);
-    const fresh = snapshot(waiting);
-    if (main === null) return lost.length ? lost : fresh;
+    if (main === null) return lost.length ? lost : snapshot(waiting);
     if (next === null) {
       if (lost.length) return lost;
       const renewed = this.#source !== undefined && main.token !== this.#held(now);
-      return main.state === "live" && (renewed || (main.whole && !isEverything([...main.watchers.keys()], this.#narrow))) ? [...main.watchers.keys()] : fresh;
+      return main.state === "live" && (renewed || (main.whole && !isEverything([...main.watchers.keys()], this.#narrow))) ? [...main.watchers.keys()] : snapshot(waiting);
     }
     if (main.state !== "live" || next.state !== "live") return null;
     const again = main.taken - main.mark + next.taken - next.mark;
@@ -202,7 +200,6 @@ export class Pool {
     const places = watchers.map((each) => each.place);
     const place = places.includes(null) ? null : places.sort(compareIds)[0];
     const connection = new Connection(watchers, place, this.#held(now), now);
-    if (place === null) connection.held = [];
     connection.whole = isEverything(watchers, this.#narrow);
     for (const each of watchers) each.line = connection;
     this[this.main === null ? "main" : "next"] = connection;
@@ -244,8 +241,12 @@ export class Pool {
     connection.state = "live";
     this.#failures = 0;
     if (other !== null) other.mark = other.taken;
-    if (connection === this.next && [...this.main.watchers.keys()].every((each) => connection.watchers.has(each))) {
-      this.#leave(this.main);
+    if (connection === this.next) {
+      const main = [...this.main.watchers.keys()];
+      if (main.every((each) => connection.watchers.has(each))) this.#leave(this.main);
+      else if (main.some((each) => each.place !== null && compareIds(each.place, id) > 0)) {
+        this.#drop(this.main, "beyond the newest"); // it may be of another stream, and be silent: they ask for themselves
+      }
     }
     for (const [each, place] of [...connection.watchers]) {
       if (held === null && place !== connection.place && compareIds(place, id) > 0) {
@@ -275,8 +276,7 @@ export class Pool {
   }
 
   #backOff(asked, now) {
-    const ceiling = this.#hidden === null ? CEILING : CEILING_HIDDEN;
-    const wait = Math.min(Math.max(asked, PACE * 2 ** this.#failures++), ceiling);
+    const ceiling = this.#hidden === null ? CEILING : CEILING_HIDDEN, wait = Math.min(Math.max(asked, PACE * 2 ** this.#failures++), ceiling);
     this.#rest = now + Math.max(PACE, wait * (0.5 + this.#random() / 2));
   }
 

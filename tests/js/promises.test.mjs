@@ -176,3 +176,20 @@ test("a crowd comes back spread, a hidden page seldom", async () => {
   await hidden.advance(1001);
   live(hidden.watching);
 });
+
+test("a silent stream of before a reset is not joined to one of after it: its watchers are told", async () => {
+  const world = new World(11);
+  const old = world.watch({ operationId: "op-1" });
+  world.gateway.started("op-1");
+  await world.advance(2000);
+  world.gateway.freeze();
+  world.shift -= 1_000_000; // ids go backwards, and will come to where they were
+  world.gateway.reset();
+  const young = world.watch({ operationId: "op-9" }); // whose place stays behind the old one's
+  await world.advance(100);
+  world.shift += 1_000_000;
+  world.gateway.started("op-2");
+  await world.advance(8000);
+  assert.deepEqual([old.statuses.at(-1), old.gaps], ["ended", 1]);
+  assert.equal(young.watcher.status, "live");
+});
