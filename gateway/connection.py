@@ -248,7 +248,7 @@ class Connection(asyncio.Protocol):
                 cursor.gave(items[handed - 1])
             if cursor.replaying:
                 hub.metrics.replayed += min(handed, len(events))
-            hub.count(events[:handed], 1, time.time() if self._state is State.LIVE or cursor.lagging else None)
+            hub.count([(events[:handed], 1)], time.time() if self._state is State.LIVE or cursor.lagging else None)
         if taken.complete:
             self._beat()
         if cursor.over():

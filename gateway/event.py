@@ -109,7 +109,8 @@ def decode(id: EntryId, fields: Sequence[bytes]) -> Event:
     """
     if sum(map(len, fields)) > schema.ENTRY_MAX_BYTES:
         raise Rejected("too_large", f"over {schema.ENTRY_MAX_BYTES} bytes: keep large things out of the event")
-    entry = dict(zip(fields[::2], fields[1::2], strict=True))
+    each = iter(fields)
+    entry = dict(zip(each, each, strict=True))
     written = entry.get(b"type", b"")
     type = _KNOWN.get(written) or _other_type(written)
     raw = entry.get(b"data")

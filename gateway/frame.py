@@ -11,7 +11,7 @@ from typing import Final
 
 import orjson
 
-from gateway.event import EntryId, Event, format_id, timestamp
+from gateway.event import SEQUENCE, EntryId, Event, format_id, timestamp
 from gateway.members import add, members, put
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -37,15 +37,15 @@ def seal(event: Event, percent: float | None = None) -> Event:
     """Makes the frame of an event around its worker's bytes, which are let go. `percent` is written where it was
     raised, the timestamp where the event has none.
     """
-    raw, data = event.raw, event.data
-    if b"\n" in raw or b"\r" in raw:
+    id, raw, data = event.id, event.raw, event.data
+    if 10 in raw or 13 in raw:  # a line break: a number is found five times as fast as bytes are
         raw = raw.translate(None, b"\r\n")
     if data.get("timestamp") is None:
-        stamp = event.stamp or timestamp(event.id >> 64)
+        stamp = event.stamp or timestamp(id >> 64)
         raw = (put if "timestamp" in data else add)(raw, "timestamp", b'"%b"' % stamp)
     if percent is not None:
         raw = put(raw, "percent", orjson.dumps(int(percent) if percent == int(percent) else percent))
-    event.frame = chunk(b"id: %b\nevent: %b\ndata: %b\n\n" % (format_id(event.id).encode(), event.type.encode(), raw))
+    event.frame = chunk(b"id: %d-%d\nevent: %b\ndata: %b\n\n" % (id >> 64, id & SEQUENCE, event.type.encode(), raw))
     del event.data, event.raw, event.stamp
     return event
 

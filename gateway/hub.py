@@ -112,13 +112,17 @@ class Hub:
         if topics.everything:
             groups[topics.everything] = list(items), list(frames)
         choosing: dict[Subscriber, None] = {}
+        shared: list[tuple[list[Item], int]] = []
         now = time.monotonic()
         for listened, group in groups.items():
             if listened in ended:
                 choosing |= dict.fromkeys(listened.sharing)  # the stream may end here: each sees for itself
             elif listened.sharing:
+                shared.append((group[0], len(listened.sharing)))
                 self._share(listened, *group, now)
             choosing |= listened.choosing
+        if isinstance(items[0], Event):
+            self.count(shared, time.time())  # type: ignore[arg-type]  # all are of one kind
         for number, subscriber in enumerate(choosing):
             self._guarded(subscriber, subscriber.wake, before, number // WAKES * WAIT)
 
@@ -127,12 +131,11 @@ class Hub:
         last, topic.sent_at = items[-1], now
         if isinstance(last, Event):
             topic.told = last.id
-            self.count(items, len(topic.sharing), time.time())  # type: ignore[arg-type]  # all are of one kind
         else:
             topic.advised = last.number
-        size, sends = len(joined), topic.sharing.values()
+        size = len(joined)
         unsent: dict[Callable[[bytes], int], int | OSError] = {}
-        for send in sends:  # nothing else of a subscriber is touched: what isn't in the CPU's cache costs most here
+        for send in topic.sharing.values():  # nothing else of a subscriber is touched: it isn't in the CPU's cache
             try:
                 if (taken := send(joined)) != size:
                     unsent[send] = taken
@@ -152,15 +155,16 @@ class Hub:
             _log.exception("a stream failed and is cut")
             subscriber.abort("error")
 
-    def count(self, events: Iterable[Event], times: int, fresh: float | None) -> None:
-        """Counts frames handed to `times` sockets, and how late they were at `fresh` (epoch seconds; None: a replay's,
-        which are not late).
+    def count(self, groups: Iterable[tuple[Iterable[Event], int]], fresh: float | None) -> None:
+        """Counts frames handed to so many sockets, group by group, and how late they were at `fresh` (epoch seconds;
+        None: a replay's, which are not late).
         """
         delivered, observe = self.metrics.delivered, self.metrics.observe_delivery
-        for event in events:
-            delivered[type_label(event.type)] += times
-            if fresh is not None:
-                observe(fresh - (event.id >> 64) / 1000, times)
+        for events, times in groups:
+            for event in events:
+                delivered[type_label(event.type)] += times
+                if fresh is not None:
+                    observe(fresh - (event.id >> 64) / 1000, times)
 
     def join(self, subscriber: Subscriber, due: float) -> None:
         """Takes a new subscriber; it isn't live yet. `due` (seconds, time.monotonic) is its first timer."""

@@ -95,9 +95,11 @@ class Link(asyncio.Protocol):
         await self.close()
         await self.open()
 
-    async def exchange(self, *commands: Command, limit: int | None = None, seconds: float = TIMEOUT) -> list[Any]:
-        """Sends commands in one write and reads every reply. Raises the first error reply, TimeoutError after so many
-        seconds without a byte, TooLarge as soon as there are more than `limit` bytes.
+    async def exchange(
+        self, *commands: Command, limit: int | None = None, seconds: float = TIMEOUT, later: float = 0
+    ) -> list[Any]:
+        """Sends commands in one write, `later` seconds from now, and reads every reply. Raises the first error reply,
+        TimeoutError after so many seconds without a byte, TooLarge as soon as there are more than `limit` bytes.
         """
         transport = self._transport
         if self._retired or transport is None or transport.is_closing():
@@ -111,10 +113,16 @@ class Link(asyncio.Protocol):
         self._seconds = seconds
         if self._watchdog is None:
             self._watchdog = loop.call_later(seconds, self._look, loop)
+        packed = b"".join(map(_packed, sent))
+        # The timer writes by itself: a task that slept first would be woken twice.
+        timer = loop.call_later(later, transport.write, packed) if later else None
         try:
-            transport.write(b"".join(map(_packed, sent)))
+            if timer is None:
+                transport.write(packed)
             replies = await self._answer
         finally:
+            if timer is not None:
+                timer.cancel()
             self._answer, self._replies = None, []
         error = next((reply for reply in replies if isinstance(reply, RedisError)), None)
         if error is not None:

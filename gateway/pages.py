@@ -89,9 +89,12 @@ class Pages:
         self.stream = stream
         self._count = 16
 
-    async def read(self, link: Link, place: Place, *, look: bool = False) -> Page:
-        """The page after `place`; with `look`, `info` is there in any case. Raises UNAVAILABLE."""
-        entries, full = await self._range(link, format_id(place.id) if place.id else "-")
+    async def read(self, link: Link, place: Place, *, look: bool = False, later: float = 0) -> Page:
+        """The page after `place`, asked for `later` seconds from now; with `look`, `info` is there in any case.
+
+        Raises UNAVAILABLE.
+        """
+        entries, full = await self._range(link, format_id(place.id) if place.id else "-", later)
         if entries and entry_id(entries[0][0]) == place.id:
             (_, fields), *entries = entries
             info = await self.info(link) if look or fields != place.fields else None
@@ -140,12 +143,13 @@ class Pages:
             None if deleted is None else entry_id(deleted),
         )
 
-    async def _range(self, link: Link, start: str) -> tuple[Sequence[Entry], bool]:
+    async def _range(self, link: Link, start: str, later: float = 0) -> tuple[Sequence[Entry], bool]:
         while True:
             count = self._count + 1  # the first is only the witness
             try:
                 limit = LIMIT if self._count > 1 else None
-                [entries] = await link.exchange(("XRANGE", self.stream, start, "+", "COUNT", count), limit=limit)
+                command: Command = ("XRANGE", self.stream, start, "+", "COUNT", count)
+                [entries] = await link.exchange(command, limit=limit, later=later)
             except TimeoutError:
                 self._count = max(1, self._count // 2)
                 raise

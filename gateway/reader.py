@@ -52,6 +52,7 @@ class Reader:
         self._stale = True  # nothing is loaded yet, or what is loaded is of a stream that is no more
         self._place = Place()
         self._quiet = False  # the doorbell was waited for in vain
+        self._pause = 0.0  # seconds before the next page is asked for
         self._at_end = time.monotonic()
         metrics.stream_lag = self._lag
 
@@ -135,8 +136,9 @@ class Reader:
         self.ready.set()
 
     async def _follow(self, link: Link) -> None:
-        """One page, and the wait for the next."""
-        page = await self._pages.read(link, self._place, look=self._quiet)
+        """One page; then, unless the next is to follow by itself, the wait for what it has."""
+        page = await self._pages.read(link, self._place, look=self._quiet, later=self._pause)
+        self._pause = 0.0
         if page.fate is not Fate.WHOLE:
             await self._be_sure(link)
         if page.fate is Fate.RESET:
@@ -157,7 +159,7 @@ class Reader:
             return
         before, self._at_end = self._at_end, time.monotonic()
         if page.entries and self._at_end - before < 2 * PACE:
-            await asyncio.sleep(PACE)
+            self._pause = PACE
         else:
             self._quiet = not await self._pages.doorbell(link, self._place, BLOCK_MS)
 

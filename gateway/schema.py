@@ -37,6 +37,7 @@ ERROR_CODES: Final = (
 )
 
 _STRING: Schema = {"type": "string"}
+_ORDINAL: Schema = {"type": "integer", "minimum": 1}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _AMOUNT: Schema = {"type": "number", "minimum": 0}
 _DIRECTION: Schema = {"enum": ["to_github", "from_github"]}
@@ -45,9 +46,9 @@ _DIRECTION: Schema = {"enum": ["to_github", "from_github"]}
 # Which execution of the operation an event is of, and where in it: any type may hold these.
 _EXECUTION: Final[Mapping[str, Schema]] = {
     "run": {"type": "string", "minLength": 1, "maxLength": RUN_MAX_LENGTH},
-    "seq": {"type": "integer", "minimum": 1},
-    "attempt": {"type": "integer", "minimum": 1},
-    "attempts": {"type": "integer", "minimum": 1},
+    "seq": _ORDINAL,
+    "attempt": _ORDINAL,
+    "attempts": _ORDINAL,
 }
 
 
@@ -166,7 +167,11 @@ def violation(type: str, data: Mapping[str, Any]) -> str | None:
     for name, fits in members:
         if not fits(data.get(name)):
             return _object_violation(data, DATA[type])
-    return None if _EXECUTION.keys().isdisjoint(data) else _object_violation(data, _EXECUTION_ALONE)
+    if not _EXECUTION.keys().isdisjoint(data):
+        for name, fits in _RUN_MEMBERS:
+            if not fits(data.get(name)):
+                return _object_violation(data, _EXECUTION_ALONE)
+    return None
 
 
 def _object_violation(data: Mapping[str, Any], schema: Schema) -> str | None:
@@ -222,6 +227,8 @@ def _fits(rule: Schema, *, required: bool) -> Callable[[Any], bool]:
     if required and rule.get("type") == "number" and "maximum" in rule:
         least, most = rule["minimum"], rule["maximum"]
         return lambda value: value.__class__ in _NUMBERS and least <= value <= most
+    if rule is _ORDINAL:
+        return lambda value: value is None or (value.__class__ is int and value >= 1)
     if required:
         return lambda value: value is not None and _value_violation(value, rule) is None
     return lambda value: value is None or _value_violation(value, rule) is None
@@ -235,3 +242,4 @@ _MEMBERS = {
     )
     for type, rules in DATA.items()
 }
+_RUN_MEMBERS = tuple((name, _fits(rule, required=False)) for name, rule in _EXECUTION.items())
