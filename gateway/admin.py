@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from gateway.answers import Answers, json_response
-from gateway.api import operation_scope
+from gateway.asked import operation_scope
 from gateway.event import Key, format_id
 from gateway.hub import Hub
 from gateway.metrics import Metrics
@@ -34,7 +34,7 @@ class Admin:
 
     def application(self) -> web.Application:
         app = web.Application()
-        app.on_response_prepare.append(self.answers.headers)
+        app.on_response_prepare.append(self.answers.prepare)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._exposition)

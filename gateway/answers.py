@@ -21,6 +21,8 @@ WHO: Final = web.RequestKey("who", dict[str, str])
 """What a request's log lines say of it (trace.identify)."""
 READ: Final = ("Authorization", "Cache-Control", "Last-Event-ID", "traceparent", "X-Request-ID")
 """Headers that the gateway reads, and another origin's page may send."""
+SAME: Final = {"Server": "sse-gateway", "X-Content-Type-Options": "nosniff"}
+"""What every answer has, whatever was asked."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,21 +60,25 @@ class Answers:
         """The answer to a request that met a bug."""
         return self._bare(Problem(500, f"a bug of the gateway's; its log tells more, of request {_who(request)}"))
 
-    async def headers(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+    async def prepare(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Adds what every answer has; called by aiohttp before it writes one."""
-        _dress(response)
-        response.headers["X-Request-ID"] = _who(request)
+        response.headers.update(self.headers(request))
+
+    def headers(self, request: web.BaseRequest) -> dict[str, str]:
+        """What every answer to a request has."""
+        headers = SAME | {"X-Request-ID": _who(request)}
         origins, origin = self._origins, request.headers.get("Origin")
         if origins and origins != ("*",):
-            response.headers["Vary"] = "Origin"
+            headers["Vary"] = "Origin"
         if origin is None:
-            return
-        response.headers["Access-Control-Expose-Headers"] = "Retry-After, X-Request-ID"
+            return headers
+        headers["Access-Control-Expose-Headers"] = "Retry-After, X-Request-ID"
         if origin in origins:
-            response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Access-Control-Allow-Credentials"] = "true"
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Allow-Credentials"] = "true"
         elif "*" in origins:
-            response.headers["Access-Control-Allow-Origin"] = "*"
+            headers["Access-Control-Allow-Origin"] = "*"
+        return headers
 
     def _refuse(self, request: web.BaseRequest, problem: Problem) -> web.Response:
         self._refused[problem.status] += 1
@@ -82,7 +88,7 @@ class Answers:
     def _bare(self, problem: Problem) -> web.Response:
         self._refused[problem.status] += 1
         response = problem.response("")
-        _dress(response)
+        response.headers.update(SAME)
         return response
 
     def _as_problem(self, error: web.HTTPException) -> Problem:
@@ -94,11 +100,6 @@ class Answers:
         if isinstance(error, web.HTTPExpectationFailed):
             return Problem(417, "of the Expect header only 100-continue is understood")
         return Problem(error.status, error.reason)
-
-
-def _dress(response: web.StreamResponse) -> None:
-    response.headers["Server"] = "sse-gateway"
-    response.headers["X-Content-Type-Options"] = "nosniff"
 
 
 def _who(request: web.BaseRequest) -> str:

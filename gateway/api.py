@@ -16,27 +16,25 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway import frame, ui
+from gateway import frame, trace, ui
 from gateway.answers import WHO, Answers, json_response, preflight
+from gateway.asked import STREAMS, ended_wanted, operation_scope, path_id, route, route_name
 from gateway.auth import EVERYTHING, Grant, InvalidToken, Verifier, find_tokens
 from gateway.config import Config
 from gateway.connection import Connection
-from gateway.event import format_id, parse_id, valid_id
-from gateway.handshake import EventStream, is_half_closed, take_over
+from gateway.event import format_id, parse_id
+from gateway.handshake import HEADERS, head, is_half_closed, take_over
 from gateway.keys import KeysUnavailable
 from gateway.limits import Limits, client_address
 from gateway.metrics import Metrics
 from gateway.operations import Operation
 from gateway.problem import Problem, spread
-from gateway.scope import MAX_FILTERS, Scope, Wish
+from gateway.scope import Scope, Wish
 from gateway.state import state_of
 from gateway.terms import Terms
 
 CROWDED: Final = 5
 """How many times SSE_RETRY a client is sent away for that is over a limit."""
-
-ENDED: Final = 100
-"""How many ended operations can be asked for."""
 LISTED: Final = 1000
 """Running operations of a project that are listed at most, the newest."""
 PER_TURN: Final = 50
@@ -58,6 +56,7 @@ class Api:
         ready: Callable[[], bool],
     ) -> None:
         self.draining = False
+        self._streams: list[web.AbstractResource] = []
         self._config = config
         self._terms = terms
         self._limits = limits
@@ -69,43 +68,43 @@ class Api:
 
     def application(self) -> web.Application:
         app = web.Application()
-        app.on_response_prepare.append(self.answers.headers)
+        app.on_response_prepare.append(self.answers.prepare)
         # An id may hold anything but a control character; a slash or a brace comes percent-encoded.
-        for path, handler in {
-            "/api/operations/{operationId:[^/]+}/stream": self._operation_stream,
-            "/api/projects/{projectId:[^/]+}/stream": self._project_stream,
-            "/api/projects/stream": self._multi_stream,
-            "/api/operations/{operationId:[^/]+}": self._state,
-            "/api/projects/{projectId:[^/]+}/operations": self._project_operations,
-        }.items():
-            resource = app.router.add_resource(path)
+        for path, handler, name in (
+            ("/api/operations/{operationId:[^/]+}/stream", self._stream, "operation"),
+            ("/api/projects/{projectId:[^/]+}/stream", self._stream, "project"),
+            ("/api/projects/stream", self._stream, "multi"),
+            ("/api/operations/{operationId:[^/]+}", self._state, "state"),
+            ("/api/projects/{projectId:[^/]+}/operations", self._project_operations, "operations"),
+        ):
+            resource = app.router.add_resource(path, name=name)
             for method in ("GET", "HEAD"):
                 resource.add_route(method, handler)
             resource.add_route("OPTIONS", preflight)
+        self._streams = [app.router[name] for name in STREAMS]
         if self._config.ui == "on":
             ui.add_routes(app)
         return app
 
-    async def _operation_stream(self, request: web.Request) -> web.StreamResponse:
-        grant = await self._enter(request)
-        return await self._stream(request, operation_scope(request), grant)
+    def opens(self, request: web.Request) -> bool:
+        """Opens the stream that is asked for, if nothing has to be waited for and nothing is against it. If not,
+        nothing has happened, and the request is `application`'s to answer.
+        """
+        if self.draining or not self._ready():
+            return False
+        name = route(self._streams, request)
+        if not name or (grant := self._recall(request)) is None:
+            return False
+        request[WHO] = trace.identify(request.headers)
+        try:
+            return self._open(request, STREAMS[name](request, grant), grant) is None
+        except Problem:
+            return False
 
-    async def _project_stream(self, request: web.Request) -> web.StreamResponse:
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
         grant = await self._enter(request)
-        scope = Scope("project", projects=frozenset((_path_id(request, "projectId"),)))
-        return await self._stream(request, scope, grant)
-
-    async def _multi_stream(self, request: web.Request) -> web.StreamResponse:
-        grant = await self._enter(request)
-        operations, projects = _query_ids(request, "operationId"), _query_ids(request, "projectId")
-        if len(operations) + len(projects) > MAX_FILTERS:
-            raise Problem(400, f"at most {MAX_FILTERS} operationId and projectId parameters: open a second stream")
-        scope = Scope("multi", frozenset(operations), frozenset(projects))
-        if not scope.size:
-            if grant.nothing:
-                raise Problem(403, "the token grants no project and no operation")
-            scope = grant.scope()
-        return await self._stream(request, scope, grant)
+        scope = STREAMS[route_name(request)](request, grant)
+        return self._open(request, scope, grant) or web.Response()  # to nobody: the client isn't aiohttp's any more
 
     async def _state(self, request: web.Request) -> web.StreamResponse:
         grant = await self._known(request)
@@ -117,7 +116,7 @@ class Api:
 
     async def _project_operations(self, request: web.Request) -> web.StreamResponse:
         grant = await self._known(request)
-        id, ended = _path_id(request, "projectId"), _ended(request, 20)
+        id, ended = path_id(request, "projectId"), ended_wanted(request, 20)
         self._check(Scope("project", projects=frozenset((id,))), grant)
         history = self._terms.hub.history
         newest, project, found = history.newest, history.operations.project(id), list[Operation]()
@@ -150,7 +149,7 @@ class Api:
     async def _grant(self, request: web.Request) -> Grant:
         if self._verifier is None:
             return EVERYTHING
-        tokens = find_tokens(request.headers, request.query, self._config.cookie)
+        tokens = self._tokens(request)
         if not tokens:
             where = f"Authorization: Bearer, the cookie {self._config.cookie} or the query parameter access_token"
             raise Problem(401, f"a token is needed, as {where}", WWW_Authenticate="Bearer")
@@ -164,8 +163,20 @@ class Api:
                 refusals.append(Problem(401, str(error), WWW_Authenticate='Bearer error="invalid_token"'))
         raise refusals[0]
 
+    def _recall(self, request: web.Request) -> Grant | None:
+        """The grant of a request whose first token is known to hold."""
+        if self._verifier is None:
+            return EVERYTHING
+        tokens = self._tokens(request)
+        return self._verifier.recall(tokens[0]) if tokens else None
+
+    def _tokens(self, request: web.Request) -> list[str]:
+        return find_tokens(request.headers, request.query, self._config.cookie)
+
     def _check(self, scope: Scope, grant: Grant) -> None:
         """Raises a Problem where the grant can't show what the scope names. What is known of it makes no difference."""
+        if grant.projects is None:
+            return
         projects = sorted(id for id in scope.projects if not grant.project(id))
         names = [name for name in scope.named() if not grant.may_see(name)]
         if projects or names:
@@ -181,31 +192,29 @@ class Api:
         called = self._terms.hub.history.operations.called
         return [each for name in scope.named() for each in called(name) if grant.sees(each.key)]
 
-    async def _stream(self, request: web.Request, scope: Scope, grant: Grant) -> web.StreamResponse:
+    def _open(self, request: web.Request, scope: Scope, grant: Grant) -> web.Response | None:
+        """Makes a stream of the request's connection, or answers what is to be said instead, and then nothing has
+        happened. Raises Problem.
+        """
         self._check(scope, grant)
         if is_half_closed(request):
             # As Go's net/http and nginx have it: a tab that was closed looks the same, and must free its place at once.
             raise Problem(400, "a stream ends where its client closes its side: keep the connection open")
+        now = time.time()
         wish = Wish(
             request.headers.get("Last-Event-ID") or request.query.get("lastEventId") or None,
-            _ended(request, 0),
+            ended_wanted(request, 0),
             follow=request.query.get("follow") == "true",
             expires=self._expires(grant),
             chunked=request.version >= (1, 1),
             request_id=request[WHO]["request_id"],
-            since=time.time(),
+            since=now,
         )
-        response = EventStream()
         if request.method == "HEAD":
-            return web.Response(headers=response.headers)
+            return web.Response(headers=HEADERS)
         if not wish.follow and self._is_over(scope, grant, wish.last_event_id):
             return web.Response(status=204)
         client = (grant.subject and f"sub {grant.subject}") or f"addr {self._address(request)}"
-        refused = self._limits.admit(client)
-        if refused:
-            why = "too many streams of this client" if refused == 429 else "too many streams"
-            raise Problem(refused, f"{why}: come back", Retry_After=str(math.ceil(self._config.retry * CROWDED)))
-
         began, who = time.monotonic(), request[WHO] if _log.isEnabledFor(logging.DEBUG) else None
 
         def on_close(reason: str) -> None:
@@ -217,25 +226,19 @@ class Api:
                 said = {"scope": scope.kind, "reason": reason, "seconds": lasted, "operations": list(scope.named())}
                 _log.debug("stream closed", extra=said | {"projects": list(scope.projects)} | who)
 
+        first = frame.first(now, self._config.heartbeat, spread(self._config.retry * 1000))
+        opening = head(request, self.answers.headers(request)) + (first if wish.chunked else frame.unchunk(first))
+        sees = None if grant.covers(scope) else grant.sees
+        connection = Connection(self._terms, scope, sees, wish, opening, on_close)
+        refused = self._limits.admit(client)
+        if refused:
+            why = "too many streams of this client" if refused == 429 else "too many streams"
+            raise Problem(refused, f"{why}: come back", Retry_After=str(math.ceil(self._config.retry * CROWDED)))
         self._metrics.connections[scope.kind] += 1
-        connection = Connection(
-            self._terms,
-            scope,
-            None if grant.covers(scope) else grant.sees,
-            wish,
-            on_close,
-        )
         self._metrics.opened[scope.kind] += 1
-        try:
-            first = frame.first(round(time.time(), 2), self._config.heartbeat, spread(self._config.retry * 1000))
-            taken = await take_over(request, response, first, connection)
-        except BaseException as error:
-            on_close("client" if isinstance(error, ConnectionError) else "error")
-            raise
-        if not taken:
+        if not take_over(request, connection):
             on_close("client")
-            return web.Response()  # to nobody
-        return response
+        return None
 
     def _is_over(self, scope: Scope, grant: Grant, last_event_id: str | None) -> bool:
         """Whether a browser comes back to a single operation whose end it has seen."""
@@ -254,35 +257,7 @@ class Api:
         return min(ends, default=None)
 
     def _address(self, request: web.Request) -> str:
+        if not self._config.trusted_proxies:
+            return request.remote or ""
         forwarded = {name: request.headers.getall(name, []) for name in ("X-Forwarded-For", "Forwarded")}
         return client_address(request.remote or "", forwarded, self._config.trusted_proxies)
-
-
-def operation_scope(request: web.Request) -> Scope:
-    id, projects = _path_id(request, "operationId"), _query_ids(request, "projectId")
-    if not projects:
-        return Scope("operation", operations=frozenset((id,)))
-    if len(projects) > MAX_FILTERS:
-        raise Problem(400, f"at most {MAX_FILTERS} projectId parameters: open a second stream")
-    return Scope("operation", pairs=frozenset((project, id) for project in projects))
-
-
-def _ended(request: web.Request, default: int) -> int:
-    text = request.query.get("ended", str(default))
-    if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= ENDED):
-        raise Problem(400, f"ended is how many operations to tell of that ended last: a whole number from 0 to {ENDED}")
-    return int(text)
-
-
-def _query_ids(request: web.Request, name: str) -> list[str]:
-    ids = request.query.getall(name, [])
-    if not all(map(valid_id, ids)):
-        raise Problem(400, f"{name} has 1-256 characters, none of them a control character")
-    return ids
-
-
-def _path_id(request: web.Request, name: str) -> str:
-    id = request.match_info[name]
-    if not valid_id(id):
-        raise Problem(400, f"{name} has 1-256 characters, none of them a control character")
-    return id

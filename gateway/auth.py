@@ -123,6 +123,13 @@ class Verifier:
         elif self._jwks is None:
             raise ConfigError("SSE_AUTH=jwt has no key")
 
+    def recall(self, token: str) -> Grant | None:
+        """The grant of a token that was verified before and still holds; None where that has to be seen by `verify`."""
+        grant = self._cache.get(token)
+        if grant is None or (self._jwks is not None and self._jwks.old):
+            return None
+        return None if grant.expires is not None and grant.expires + self._leeway <= time.time() else grant
+
     async def verify(self, token: str) -> Grant:
         """Raises InvalidToken, or KeysUnavailable. Waits only for a key set that has to be fetched."""
         if self._jwks is not None and await self._jwks.refreshed():

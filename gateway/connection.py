@@ -2,18 +2,17 @@
 
 Takes the client's transport over (handshake.py), so that every frame is one `send` of shared bytes. Of what the socket
 doesn't take, the rest of one frame waits in the transport, and until that is gone the client is lagging: nothing is
-added to it. Never decides who may see what (auth.py gives the grant), never chooses events (cursor.py), never formats a
-frame.
+added to it. Never decides who may see what (auth.py), never chooses events (cursor.py), never formats a frame.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, cast
+from typing import cast
 
-from gateway import frame, schema
+from gateway import frame
 from gateway.cursor import Cursor, Slice
-from gateway.event import ZERO, EntryId, Event, format_id, parse_id
+from gateway.event import ZERO, EntryId, Event
 from gateway.history import History
 from gateway.hub import Item, Subscriber, stalled_advice
 from gateway.scope import Scope, Sees, Wish
@@ -21,19 +20,17 @@ from gateway.terms import State, Terms
 from gateway.topics import Topic
 from gateway.wire import Wire, close_reason
 
-EARLIEST: Final = "earliest"
-
 
 class Connection(asyncio.Protocol):
-    """A subscriber that writes to one client. `on_close` is called once, with the reason, when the socket is gone."""
+    """A subscriber that writes to one client, the `opening` first. `on_close` is told why once the socket is gone."""
 
     __slots__ = (
-        "_on_close", "_reason", "_state", "_terms", "_topic", "_unconfirmed", "_wire", "cursor", "due",
+        "_on_close", "_opening", "_reason", "_state", "_terms", "_topic", "_unconfirmed", "_wire", "cursor", "due",
         "scope", "send", "shares", "wish",
     )  # fmt: skip
 
     def __init__(
-        self, terms: Terms, scope: Scope, sees: Sees | None, wish: Wish, on_close: Callable[[str], None]
+        self, terms: Terms, scope: Scope, sees: Sees | None, wish: Wish, opening: bytes, on_close: Callable[[str], None]
     ) -> None:
         self.scope = scope
         self.shares = wish.chunked and scope.single and sees is None
@@ -41,24 +38,25 @@ class Connection(asyncio.Protocol):
         self.cursor = Cursor(terms.hub.history, scope, sees, follow=wish.follow)
         self._terms = terms
         self.wish = wish
+        self._opening = opening
         self._on_close = on_close
         self._wire = cast("Wire", None)  # until connection_made
         self._state = State.READING
-        self._unconfirmed = False  # a replay that was not yet said to be complete
+        self._unconfirmed = wish.last_event_id is not None  # a replay that was not yet said to be complete
         self._topic: Topic[Subscriber] | None = None  # while it is live and shares: keeps its place
         self._reason = ""
         self.send: Callable[[bytes], int] = bytes.__len__  # until connection_made
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         now, terms = time.monotonic(), self._terms
-        self._wire = Wire(cast("asyncio.Transport", transport), chunked=self.wish.chunked)
+        self._wire = Wire(cast("asyncio.Transport", transport), self.wish.chunked, self._opening)
+        self._opening = b""
         self.send = self._wire.send
         terms.hub.join(self, self._earlier(now + terms.heartbeat))
         self._wire.open()
         if self._wire.waiting_since(now) is not None:
             self.pause_writing()  # the transport may have told aiohttp, before an earlier response was flushed
-        self._open()
-        self.pump()
+        terms.hub.guarded(self, self._begin)
 
     def pause_writing(self) -> None:
         now = time.monotonic()
@@ -112,10 +110,11 @@ class Connection(asyncio.Protocol):
             self._terms.archive.visit(self)
             return
         if cursor.behind():
-            self._put(cursor.take())
+            taken = cursor.take()
+            self._put(taken, last=not cursor.behind())
             if self._state not in reads:
                 return
-            if cursor.behind():
+            if cursor.behind():  # the socket may not have taken all
                 self._rest()
                 asyncio.get_running_loop().call_soon(self.pump)
                 return
@@ -199,20 +198,13 @@ class Connection(asyncio.Protocol):
         self._reason = self._reason or reason
         self._wire.abort()
 
-    def _open(self) -> None:
-        wish, cursor, history = self.wish, self.cursor, self.cursor.history
-        if wish.last_event_id is None:
-            cursor.snapshot(ended=wish.ended)
-            return
-        self._unconfirmed = True
-        if wish.last_event_id == EARLIEST:
-            cursor.replay(history.floor if history.complete else ZERO)
-            cursor.told, cursor.earliest = None, True
-        elif (id := parse_id(wish.last_event_id)) is None:
-            self._gap(wish.last_event_id, "unknown", ZERO, history.oldest())
-        else:
-            cursor.replay(id)
+    def _begin(self) -> None:
+        if self.cursor.begin(self.wish):
             self._vouch()
+        else:
+            self._gap(self.wish.last_event_id or "", "unknown", ZERO, self.cursor.history.oldest())
+        self.pump()
+        self._wire.flush()
 
     def _vouch(self) -> None:
         """Has Redis asked for a place that memory should know, and doesn't."""
@@ -224,21 +216,21 @@ class Connection(asyncio.Protocol):
     def _gap(self, place: EntryId | str, reason: str, after: EntryId, oldest: EntryId | None) -> None:
         """Tells that the stream can't go on from `place`, and begins it anew, with what ended later than `after`."""
         self._terms.hub.metrics.gaps[reason] += 1
-        said = place if isinstance(place, str) else format_id(place)
-        last = said[: schema.ID_MAX_LENGTH].encode("utf-8", "replace").decode()
-        oldest_id = None if oldest is None else format_id(oldest)
-        self._wire.write(frame.advice("replay_gap", lastEventId=last, oldestId=oldest_id, reason=reason))
+        self._wire.write(frame.gap(place, reason, oldest))
         self._unconfirmed = False
         self.cursor.snapshot(ended=self.wish.ended, after=after)
 
-    def _put(self, taken: Slice) -> None:
+    def _put(self, taken: Slice, last: bool = False) -> None:
+        """Writes a slice; behind the `last`, that the replay is complete."""
         cursor, hub, events = self.cursor, self._terms.hub, taken.events
         items = events or taken.advices
         hub.metrics.skipped += taken.skipped
         if items:
-            frames = [each.frame for each in events] or [
-                stalled_advice(each, time.monotonic()) for each in taken.advices
-            ]
+            frames = [each.frame for each in events]
+            frames += [stalled_advice(each, time.monotonic()) for each in taken.advices]
+            if last and self._unconfirmed and cursor.history is hub.history and not cursor.over():
+                cursor.catch_up()
+                frames.append(self._heartbeat())
             try:
                 handed = self._wire.put(frames)
             except OSError as error:
@@ -246,16 +238,25 @@ class Connection(asyncio.Protocol):
                 return
             if handed < len(items):
                 cursor.gave(items[handed - 1])
+            elif handed > len(items):
+                self._unconfirmed = False
+            given = events[:handed]
             if cursor.replaying:
-                hub.metrics.replayed += min(handed, len(events))
-            hub.count([(events[:handed], 1)], time.time() if self._state is State.LIVE or cursor.lagging else None)
+                hub.metrics.replayed += len(given)
+            if self._state is State.LIVE or cursor.lagging:
+                hub.count([(given, 1)], time.time())
+            else:
+                hub.count_replay(given)
         if taken.complete:
             self._beat()
         if cursor.over():
             self.close("terminal")
 
+    def _heartbeat(self) -> bytes:
+        return frame.heartbeat(self.cursor.told, time.time(), self._terms.heartbeat)
+
     def _beat(self) -> None:
-        self._wire.write(frame.heartbeat(self.cursor.told, round(time.time(), 2), self._terms.heartbeat))
+        self._wire.write(self._heartbeat())
 
     def _go_live(self) -> None:
         hub, cursor = self._terms.hub, self.cursor

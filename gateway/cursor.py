@@ -10,11 +10,13 @@ from itertools import islice, takewhile
 from typing import Final, NamedTuple
 
 from gateway import schema
-from gateway.event import ZERO, EntryId, Event, Key
+from gateway.event import ZERO, EntryId, Event, Key, parse_id
 from gateway.history import History
 from gateway.operations import Advice, Operation
-from gateway.scope import MAX_FILTERS, Scope, Sees
+from gateway.scope import MAX_FILTERS, Scope, Sees, Wish
 
+EARLIEST: Final = "earliest"
+"""In place of an id: all that is held."""
 SLICE_EVENTS: Final = 512
 SLICE_BYTES: Final = 128 * 1024
 """What is taken at once at most, so that one long replay never holds the loop."""
@@ -68,6 +70,19 @@ class Cursor:
         """Where the browser is."""
         return self.at if self.told is None else self.told
 
+    def begin(self, wish: Wish) -> bool:
+        """Goes to where a request wants to begin; False where that is no id."""
+        if wish.last_event_id is None:
+            self.snapshot(ended=wish.ended)
+        elif wish.last_event_id == EARLIEST:
+            self.replay(self.history.floor if self.history.complete else ZERO)
+            self.told, self.earliest = None, True
+        elif (id := parse_id(wish.last_event_id)) is not None:
+            self.replay(id)
+        else:
+            return False
+        return True
+
     def snapshot(self, *, ended: int = 0, after: EntryId | None = None) -> None:
         """Begins anew with what runs, with the `ended` operations that ended last, and with those that ended later than
         `after`, to go on from the newest entry.
@@ -91,16 +106,20 @@ class Cursor:
         """Whether there is something to take."""
         return (
             self._snapshot is not None
-            or next(self.history.after(self.at, self._reads), None) is not None
+            or self._more()
             or next(self.history.operations.advices(self.scope, self.advised), None) is not None
         )
+
+    def _more(self) -> bool:
+        history = self.history
+        return self.at < history.newest and history.newer(self.at, self._reads)
 
     def take(self) -> Slice:
         """The next slice, which may be empty."""
         if self._snapshot is not None:
             return self._take_snapshot(self._snapshot)
         taken = self.accept(self.history.after(self.at, self._reads))
-        if taken.events or taken.skipped or next(self.history.after(self.at, self._reads), None) is not None:
+        if taken.events or taken.skipped or self._more():
             return taken
         pending = self.history.operations.advices(self.scope, self.advised)
         advices = list(islice(pending, SLICE_EVENTS))
@@ -112,22 +131,22 @@ class Cursor:
         """The next slice out of `events`, which follow the cursor; it may end before they do."""
         taken: list[Event] = []
         size = skipped = 0
+        scope = None if self._reads is self.scope else self.scope  # to be looked for in all that comes
+        lagging, sees, event = self.lagging, self._sees, None
         for event in islice(events, SCAN):
-            if size >= SLICE_BYTES or len(taken) >= SLICE_EVENTS:
-                break
-            self.at = event.id
-            if self._reads is not self.scope and event not in self.scope:
+            if scope is not None and event not in scope:
                 continue
-            if self.lagging and self._superseded(event):
+            if lagging and self._superseded(event):
                 skipped += 1
-            elif self._shows(event.key):
+            elif sees is None or sees(event.key):
                 taken.append(event)
                 size += len(event.frame)
-                self._final = event.terminal
-                if event.terminal and self._ends_with(event):
+                if size >= SLICE_BYTES or len(taken) >= SLICE_EVENTS or (event.terminal and self._ends_with(event)):
                     break
+        if event is not None:
+            self.at = event.id
         if taken:
-            self.told = taken[-1].id
+            self.told, self._final = taken[-1].id, taken[-1].terminal
         return Slice(taken, skipped=skipped)
 
     def gave(self, item: Event | Advice) -> None:

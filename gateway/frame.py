@@ -11,6 +11,7 @@ from typing import Final
 
 import orjson
 
+from gateway import schema
 from gateway.event import SEQUENCE, EntryId, Event, format_id, timestamp
 from gateway.members import add, members, put
 
@@ -70,23 +71,31 @@ def advice(type: str, **told: object) -> bytes:
     return chunk(b"event: %b\ndata: %b\n\n" % (type.encode(), orjson.dumps(told)))
 
 
+def gap(place: EntryId | str, reason: str, oldest: EntryId | None) -> bytes:
+    """The frame that says: the stream can't go on from `place`, an id or what a client took for one."""
+    said = place if isinstance(place, str) else format_id(place)
+    last = said[: schema.ID_MAX_LENGTH].encode("utf-8", "replace").decode()
+    oldest_id = None if oldest is None else format_id(oldest)
+    return advice("replay_gap", lastEventId=last, oldestId=oldest_id, reason=reason)
+
+
 def heartbeat(id: EntryId | None, now: float, every: float) -> bytes:
     """The frame that says: you have been told everything up to `id` (None: nothing yet).
 
     `now` is the time of day, `every` the heartbeat's length, both in seconds.
     """
     head = b"" if id is None else b"id: %b\n" % format_id(id).encode()
-    return chunk(b"%bevent: heartbeat\ndata: %b\n\n" % (head, _beat(now, every)))
+    return chunk(b"%bevent: heartbeat\ndata: %b\n\n" % (head, _beat(int(now * 100), every)))
 
 
 def first(now: float, every: float, retry_ms: int) -> bytes:
-    """The first block of a stream, in no chunk: a heartbeat that sets the browser's reconnection time too."""
-    return b"retry: %d\nevent: heartbeat\ndata: %b\n\n" % (retry_ms, _beat(now, every))
+    """The first frame of a stream: a heartbeat that sets the browser's reconnection time too."""
+    return chunk(b"retry: %d\nevent: heartbeat\ndata: %b\n\n" % (retry_ms, _beat(int(now * 100), every)))
 
 
 @lru_cache(maxsize=16)  # those of one turn are alike
-def _beat(now: float, every: float) -> bytes:
-    time = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _beat(hundredths: int, every: float) -> bytes:
+    time = datetime.fromtimestamp(hundredths / 100, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return orjson.dumps({"time": time, "every": round(every * 1000)})
 
 

@@ -1,33 +1,40 @@
-"""From aiohttp's request to a bare transport: the response headers of a stream, and the taking over.
+"""From a request to a bare transport: the head of the response that is a stream, and the taking over.
 
-aiohttp parses the request and writes the headers; then its part is over (as with Go's http.Hijacker), so that nothing
-of a request's machinery stays in memory while the stream is open. Of the body it writes the first block alone.
+aiohttp parses the request; then its part is over (as with Go's http.Hijacker), so that nothing of a request's machinery
+stays in memory while the stream is open. The head leaves in one piece with the first of the body (wire.py).
 """
 
 import asyncio
+import time
+from collections.abc import Mapping
+from email.utils import formatdate
+from functools import lru_cache
+from typing import Final
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
+from multidict import CIMultiDict
+
+HEADERS: Final = CIMultiDict(EventSourceResponse().headers)
+"""aiohttp-sse's headers of a stream, as the contract has them."""
+HEADERS["Content-Type"] = "text/event-stream; charset=utf-8"
+HEADERS["Cache-Control"] = "no-store, no-transform"
+HEADERS["Connection"] = "close"
+_LINES: Final = "".join([f"{name}: {value}\r\n" for name, value in HEADERS.items()])
 
 
-class EventStream(EventSourceResponse):
-    """aiohttp-sse's handshake with the contract's headers and without its ping task; the body is the connection's."""
+def head(request: web.Request, more: Mapping[str, str]) -> bytes:
+    """The head of the response that is a stream (RFC 9112), with `more` headers."""
+    major, minor = request.version
+    chunked = "Transfer-Encoding: chunked\r\n" if (major, minor) >= (1, 1) else ""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in more.items()])
+    date = _date(int(time.time()))
+    return f"HTTP/{major}.{minor} 200 OK\r\n{_LINES}{chunked}Date: {date}\r\n{lines}\r\n".encode()
 
-    _send_headers_immediately = False  # they leave in one piece with the first block
 
-    def __init__(self) -> None:
-        super().__init__(allow_all_methods=True, send_timeout=None)  # the listening socket has it: Server._listen
-        self.headers["Content-Type"] = "text/event-stream; charset=utf-8"
-        self.headers["Cache-Control"] = "no-store, no-transform"
-        self.headers["Connection"] = "close"
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Without aiohttp-sse's ping task: the hub heartbeats instead."""
-        return await web.StreamResponse.prepare(self, request)
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """The connection ends the body."""
+@lru_cache(maxsize=1)
+def _date(now: int) -> str:
+    return formatdate(now, usegmt=True)
 
 
 def is_half_closed(request: web.Request) -> bool:
@@ -35,20 +42,14 @@ def is_half_closed(request: web.Request) -> bool:
     return getattr(request.protocol, "half_closed", False)
 
 
-async def take_over(request: web.Request, response: EventStream, first: bytes, protocol: asyncio.Protocol) -> bool:
-    """Writes the headers and the first block, and moves the client's transport from aiohttp to `protocol`; False if the
-    client is gone.
-    """
-    handler = request.protocol
-    transport = handler.transport
+def take_over(request: web.Request, protocol: asyncio.Protocol) -> bool:
+    """Moves the client's transport from who read its request to `protocol`; False if the client is gone."""
+    reader = request.protocol
+    transport = reader.transport
     if transport is None or transport.is_closing():
         return False
-    await response.prepare(request)
-    await response.write(first)
-    if handler.transport is None or is_half_closed(request):
-        return False
-    handler.transport = None
+    reader.transport = None
     transport.set_protocol(protocol)
-    handler.connection_lost(None)  # for aiohttp the connection ends here
+    reader.connection_lost(None)  # for them the connection ends here
     protocol.connection_made(transport)
     return True

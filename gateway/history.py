@@ -180,19 +180,22 @@ class History:
 
     def after(self, cursor: EntryId, scope: Scope) -> Iterator[Event]:
         """The events in scope later than `cursor`, in stream order, one by one: the cost is that of what is taken."""
-        if not scope.size:
-            return self._log.follow(cursor)
-        logs = [log for log in self._logs(scope) if log]
+        logs = [log for log in self._logs(scope) if log.newer(cursor)]
         if len(logs) == 1:
             return logs[0].follow(cursor)
         return _distinct(merge(*(log.follow(cursor) for log in logs), key=attrgetter("id")))
 
+    def newer(self, cursor: EntryId, scope: Scope) -> bool:
+        """Whether there are events in scope later than `cursor`."""
+        return any(log.newer(cursor) for log in self._logs(scope))
+
     def since(self, scope: Scope, sees: Sees | None, ended: int, after: EntryId | None) -> EntryId | None:
-        """The id after whose end a snapshot tells of ended operations too: of the `ended` that did so last, and of
-        those that ended later than `after`. None for no such operation.
+        """After whose end a snapshot tells of ended operations: the last `ended`, and those later than `after`; None:
+        of none.
         """
         since: EntryId | None = None
-        shown = (each for each in self.operations.ends(scope) if sees is None or sees(each.key))
+        ends = self.operations.ends(scope) if ended or after is not None else ()
+        shown = (each for each in ends if sees is None or sees(each.key))
         for number, operation in enumerate(islice(shown, ENDED_MOST)):
             if number >= ended and (after is None or operation.end <= after):
                 break
@@ -200,11 +203,12 @@ class History:
         return since
 
     def _logs(self, scope: Scope) -> Iterator[Log]:
+        if not scope.size:
+            yield self._log
         for operation in chain.from_iterable(map(self.operations.called, scope.named())):
             yield operation.events
-        for id in scope.projects:
-            if (project := self.operations.project(id)) is not None:
-                yield project.events
+        for project in filter(None, map(self.operations.project, scope.projects)):
+            yield project.events
 
     def _append(self, operation: Operation, event: Event) -> None:
         if not operation.events:

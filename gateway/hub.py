@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Final, Protocol
 
 from gateway import frame
@@ -30,6 +31,7 @@ WAIT: Final = 0.002
 """Of those who choose for themselves, so many are woken at once, the next so many seconds later."""
 
 _log = logging.getLogger(__name__)
+_type = attrgetter("type")
 Item = Event | Advice
 """What a subscriber is handed: a frame is made of it, and it moves the cursor."""
 
@@ -124,7 +126,7 @@ class Hub:
         if isinstance(items[0], Event):
             self.count(shared, time.time())  # type: ignore[arg-type]  # all are of one kind
         for number, subscriber in enumerate(choosing):
-            self._guarded(subscriber, subscriber.wake, before, number // WAKES * WAIT)
+            self.guarded(subscriber, subscriber.wake, before, number // WAKES * WAIT)
 
     def _share(self, topic: Topic[Subscriber], items: Sequence[Item], frames: Sequence[bytes], now: float) -> None:
         joined = frames[0] if len(frames) == 1 else b"".join(frames)
@@ -146,25 +148,29 @@ class Hub:
         if unsent:
             for subscriber, send in list(topic.sharing.items()):  # who can't keep up leaves the topic
                 if send in unsent:
-                    self._guarded(subscriber, subscriber.unsent, items, frames, unsent[send])
+                    self.guarded(subscriber, subscriber.unsent, items, frames, unsent[send])
 
-    def _guarded(self, subscriber: Subscriber, call: Callable[..., None], *given: object) -> None:
+    def guarded(self, subscriber: Subscriber, call: Callable[..., None], *given: object) -> None:
+        """Calls a method of a subscriber's, which is cut where that fails."""
         try:
             call(*given)
         except Exception:  # a bug, but one client's: it comes back by its Last-Event-ID, and nobody else notices
             _log.exception("a stream failed and is cut")
             subscriber.abort("error")
 
-    def count(self, groups: Iterable[tuple[Iterable[Event], int]], fresh: float | None) -> None:
-        """Counts frames handed to so many sockets, group by group, and how late they were at `fresh` (epoch seconds;
-        None: a replay's, which are not late).
-        """
+    def count(self, groups: Iterable[tuple[Iterable[Event], int]], now: float) -> None:
+        """Counts frames handed to so many sockets, group by group, and how late they were at `now` (epoch seconds)."""
         delivered, observe = self.metrics.delivered, self.metrics.observe_delivery
         for events, times in groups:
             for event in events:
                 delivered[type_label(event.type)] += times
-                if fresh is not None:
-                    observe(fresh - (event.id >> 64) / 1000, times)
+                observe(now - (event.id >> 64) / 1000, times)
+
+    def count_replay(self, events: Iterable[Event]) -> None:
+        """Counts frames handed to one socket that were not late, but asked for late."""
+        types = list(map(_type, events))
+        for type in set(types):
+            self.metrics.delivered[type_label(type)] += types.count(type)
 
     def join(self, subscriber: Subscriber, due: float) -> None:
         """Takes a new subscriber; it isn't live yet. `due` (seconds, time.monotonic) is its first timer."""
@@ -232,7 +238,7 @@ class Hub:
         agreed = old.agrees(history)
         for number, subscriber in enumerate(list(self.subscribers), 1):
             if subscriber in self.subscribers and subscriber.cursor.history is old:
-                self._guarded(subscriber, subscriber.restart, history, agreed)
+                self.guarded(subscriber, subscriber.restart, history, agreed)
             if number % PER_TURN == 0:
                 await asyncio.sleep(0)
 
@@ -242,7 +248,7 @@ class Hub:
         self._topics = Topics()
         for number, subscriber in enumerate(list(self.subscribers), 1):
             if subscriber in self.subscribers:
-                self._guarded(subscriber, subscriber.missed, floor)
+                self.guarded(subscriber, subscriber.missed, floor)
             if number % PER_TURN == 0:
                 await asyncio.sleep(0)
 

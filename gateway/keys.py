@@ -70,11 +70,14 @@ class KeySet:
         if self._fetched < asked:
             raise KeysUnavailable
 
+    @property
+    def old(self) -> bool:
+        """Whether it is time to fetch the set again."""
+        return time.monotonic() - self._fetched >= JWKS_MAX_AGE
+
     async def refreshed(self) -> bool:
         """Fetches the set again when it is old. Whether that was so."""
-        if time.monotonic() - self._fetched < JWKS_MAX_AGE:
-            return False
-        return await self._fetch()
+        return self.old and await self._fetch()
 
     async def close(self) -> None:
         if self._session is not None:

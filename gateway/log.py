@@ -41,9 +41,13 @@ class Log:
             del self._events[: self._head]
             self._head = 0
 
+    def newer(self, cursor: EntryId) -> bool:
+        """Whether there are events later than `cursor`."""
+        return self._head < len(self._events) and self._events[-1].id > cursor
+
     def follow(self, cursor: EntryId) -> Iterator[Event]:
         """The events later than `cursor`, one by one."""
-        if self and self._events[-1].id > cursor:
+        if self.newer(cursor):
             for at in range(bisect_right(self._events, cursor, lo=self._head, key=_id), len(self._events)):
                 yield self._events[at]
 

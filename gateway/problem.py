@@ -9,7 +9,7 @@ import orjson
 from aiohttp import web
 
 from gateway import frame
-from gateway.handshake import EventStream
+from gateway.handshake import HEADERS
 
 
 class Problem(Exception):
@@ -28,7 +28,7 @@ class Problem(Exception):
         if retry_after is not None and "text/event-stream" in accept and "application/problem+json" not in accept:
             # Any status but 200 would make an EventSource give up for good.
             body = frame.refusal(spread(int(retry_after) * 1000), self.status, self.detail)
-            return web.Response(body=body, headers=EventStream().headers)
+            return web.Response(body=body, headers=HEADERS)
         title = HTTPStatus(self.status).phrase
         return web.Response(
             status=self.status,

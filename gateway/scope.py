@@ -1,8 +1,8 @@
 """What a request asked for, and whether an event is in it. Pure; says nothing about who may ask (auth.py)."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple, Protocol
 
 from gateway.event import Key
 
@@ -32,11 +32,11 @@ class Scope:
     operations: frozenset[str] = frozenset()
     projects: frozenset[str] = frozenset()
     pairs: frozenset[Key] = frozenset()
+    size: int = field(init=False)
+    """How many topics it is; 0 for everything."""
 
-    @property
-    def size(self) -> int:
-        """How many topics it is; 0 for everything."""
-        return len(self.operations) + len(self.projects) + len(self.pairs)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", len(self.operations) + len(self.projects) + len(self.pairs))
 
     @property
     def everything(self) -> bool:
@@ -61,8 +61,7 @@ class Scope:
         return not self.size or operation in self.operations or project in self.projects or key in self.pairs
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """What one request asks for beside its scope, and how it is answered.
 
     Where to begin, how many ended operations to tell of, whether to go on after the end of a single operation; when the

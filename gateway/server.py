@@ -16,7 +16,6 @@ from aiohttp import web
 import gateway
 from gateway import logs
 from gateway.admin import Admin
-from gateway.answers import Answers
 from gateway.api import Api
 from gateway.archive import Archive
 from gateway.auth import Verifier
@@ -71,12 +70,14 @@ class Server:
         self._verifier = Verifier(config) if config.auth == "jwt" else None
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        self._files = sys.maxsize if most == resource.RLIM_INFINITY else most
         self.metrics.connections_limit = self._fit()
         limits = Limits(self.metrics.connections_limit, config.max_connections_per_client)
         terms = Terms(self.hub, archive, config.heartbeat, config.slow_client_timeout)
         self._api = Api(config, terms, limits, self.metrics, self._verifier, self._reader.ready.is_set)
         self._admin = Admin(self.metrics, self.hub, self._ready)
         self._runners: list[web.AppRunner] = []
+        self._doors: list[Door] = []
         self._listening: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
@@ -94,10 +95,8 @@ class Server:
     async def start(self) -> None:
         """Listens, and begins to load the history; readiness follows."""
         config, public, admin = self._config, self._api, self._admin
-        await self._serve("SSE_LISTEN", config.listen, public.application(), public.answers, self._room)
-        await self._serve(
-            "SSE_ADMIN_LISTEN", config.admin_listen, admin.application(), admin.answers, lambda: SPARE_FILES
-        )
+        await self._serve("SSE_LISTEN", config.listen, public, self._room, public.opens)
+        await self._serve("SSE_ADMIN_LISTEN", config.admin_listen, admin, lambda: SPARE_FILES, lambda _: False)
         self._tasks = [asyncio.create_task(run()) for run in self._runs]
 
     @property
@@ -140,6 +139,8 @@ class Server:
             await self._verifier.close()
         for listening in self._listening:
             listening.close()
+        for door in self._doors:
+            door.close()
         for runner in self._runners:
             await runner.cleanup()
 
@@ -152,7 +153,7 @@ class Server:
 
     def _fit(self) -> int:
         """How many streams there is room for."""
-        wanted, files = self._config.max_connections, _files()
+        wanted, files = self._config.max_connections, self._files
         fit = max(1, files - SPARE_FILES)
         if fit >= wanted:
             return wanted
@@ -162,39 +163,40 @@ class Server:
 
     def _room(self) -> int:
         """How many clients there is room for beside the streams."""
-        most = min(_files() - OWN_FILES, self.metrics.connections_limit + BACKLOG)
+        most = min(self._files - OWN_FILES, self.metrics.connections_limit + BACKLOG)
         return most - len(self.hub.subscribers)
 
     async def _serve(
-        self, variable: str, at: tuple[str, int], app: web.Application, answers: Answers, room: Callable[[], int]
+        self,
+        variable: str,
+        at: tuple[str, int],
+        face: Api | Admin,
+        room: Callable[[], int],
+        opens: Callable[[web.Request], bool],
     ) -> None:
-        runner = web.AppRunner(app, shutdown_timeout=1.0)
+        runner = web.AppRunner(face.application(), shutdown_timeout=1.0)
         await runner.setup()
         self._runners.append(runner)
         assert runner.server is not None
-        door = Door(runner.server, answers, room)
+        door = Door(runner.server, face.answers, room, opens)
         try:
             listening = self._listen(*at)
         except OSError as error:
             raise OSError(f"{variable}={at[0]}:{at[1]}: {error.strerror or error}") from None
         loop = asyncio.get_running_loop()
         self._listening.append(await loop.create_server(door, sock=listening, backlog=ACCEPTS))
+        self._doors.append(door)
         listening.listen(BACKLOG)
 
     def _listen(self, host: str, port: int) -> socket.socket:
         """A listening socket. What is set here, the connections that it accepts inherit."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: one that vanished acknowledges nothing (RFC 5482)
             milliseconds = round(self._config.slow_client_timeout * 1000)
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         return listening
-
-
-def _files() -> int:
-    """How many file descriptors the process may have."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 async def serve(config: Config) -> None:

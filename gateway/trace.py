@@ -16,9 +16,10 @@ def identify(headers: Mapping[str, str]) -> dict[str, str]:
     """The members that a request's log lines have: `request_id`, from X-Request-ID or made anew where that is missing
     or odd; `trace_id` and `span_id` of the caller, where `traceparent` is valid.
     """
-    request_id = headers.get("X-Request-ID", "")
-    found = {"request_id": request_id if _REQUEST_ID.fullmatch(request_id) else f"{random.getrandbits(128):032x}"}
-    parent = _TRACEPARENT.fullmatch(headers.get("traceparent", "").strip())
+    request_id, traceparent = headers.get("X-Request-ID", ""), headers.get("traceparent", "")
+    known = request_id and _REQUEST_ID.fullmatch(request_id)
+    found = {"request_id": request_id if known else f"{random.getrandbits(128):032x}"}
+    parent = _TRACEPARENT.fullmatch(traceparent.strip()) if traceparent else None
     if parent is not None and not (parent[1] == "00" and parent[4]):
         found |= {"trace_id": parent[2], "span_id": parent[3]}
     return found

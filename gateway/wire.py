@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from gateway.frame import LAST_CHUNK, unchunk
 
 
-def bare_socket(transport: asyncio.BaseTransport) -> socket.socket:
+def bare_socket(transport: asyncio.BaseTransport) -> socket.SocketType:
     """The transport's own descriptor as a non-blocking socket. The caller has to `detach` it in `connection_lost`.
 
     Not a duplicate, which would double the descriptors that the process needs. It can't be another client's by the time
@@ -18,7 +18,7 @@ def bare_socket(transport: asyncio.BaseTransport) -> socket.socket:
     after `connection_lost` has returned.
     """
     known = transport.get_extra_info("socket")
-    bare = socket.socket(known.family, known.type, known.proto, fileno=known.fileno())
+    bare = socket.SocketType(fileno=known.fileno())
     bare.setblocking(False)
     return bare
 
@@ -29,16 +29,17 @@ def close_reason(error: Exception | None) -> str:
 
 
 class Wire:
-    """What a connection writes to. `chunked` is false for HTTP/1.0.
+    """What a connection writes to. `chunked` is false for HTTP/1.0. `opening` leaves with what is written first.
 
     `send` is the socket's own, to be called only while nothing waits in the transport; it takes the frames of a
     `chunked` stream as they are. `sent_at` is the time of the last `write` (seconds, time.monotonic).
     """
 
-    __slots__ = ("_chunked", "_socket", "_stuck", "_transport", "send", "sent_at")
+    __slots__ = ("_chunked", "_opening", "_socket", "_stuck", "_transport", "send", "sent_at")
 
-    def __init__(self, transport: asyncio.Transport, chunked: bool) -> None:
+    def __init__(self, transport: asyncio.Transport, chunked: bool, opening: bytes = b"") -> None:
         self._transport = transport
+        self._opening = opening
         self._chunked = chunked
         self._socket = bare_socket(transport)
         self._stuck: tuple[int, float] | None = None  # bytes that wait, and since when it is not fewer
@@ -49,12 +50,18 @@ class Wire:
         """From now on the protocol is told as soon as anything waits (`pause_writing`), at once if something does."""
         self._transport.set_write_buffer_limits(high=0)
 
+    def flush(self) -> None:
+        """Sends the opening, if nothing was written yet."""
+        if self._opening:
+            self.write(b"")
+
     def write(self, frame: bytes) -> None:
         """Sends what the socket takes; the transport keeps the rest, and calls the protocol's `pause_writing`."""
         self.sent_at = time.monotonic()
         if self._stuck is not None:
             self._stuck = self._stuck[0] + len(frame), self._stuck[1]
-        self._transport.write(frame if self._chunked else unchunk(frame))
+        opening, self._opening = self._opening, b""
+        self._transport.write(opening + (frame if self._chunked else unchunk(frame)))
 
     def put(self, frames: Sequence[bytes]) -> int:
         """Hands over as many frames as the socket takes, while nothing waits; how many that were.
@@ -65,11 +72,15 @@ class Wire:
         self.sent_at = time.monotonic()
         if not self._chunked:
             frames = [unchunk(each) for each in frames]
+        if self._opening:
+            frames = [self._opening + frames[0], *frames[1:]]
+            self._opening = b""
+        joined = frames[0] if len(frames) == 1 else b"".join(frames)
         try:
-            taken = self.send(frames[0] if len(frames) == 1 else b"".join(frames))
+            taken = self.send(joined)
         except BlockingIOError:
             taken = 0
-        return self.rest(frames, taken)
+        return len(frames) if taken == len(joined) else self.rest(frames, taken)
 
     def rest(self, frames: Sequence[bytes], taken: int) -> int:
         """As `put`, where `send` has taken so many bytes of the frames already."""

@@ -3,7 +3,8 @@
 from typing import Any
 
 from gateway import __version__, schema
-from gateway.api import ENDED, LISTED
+from gateway.api import LISTED
+from gateway.asked import ENDED
 from gateway.config import VARIABLES
 from gateway.scope import MAX_FILTERS
 

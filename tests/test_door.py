@@ -138,10 +138,13 @@ async def test_a_stream_ends_with_its_clients_side_and_says_so_where_it_can(gate
     """A tab that was closed looks the same: its place must be free at once, for the one that is opened next."""
     request = b"GET /api/projects/p/stream HTTP/1.1\r\nHost: x\r\n\r\n"
     answer = await exchange(gateway, request, half_close=True)
-    if answer:  # where the end was seen before the stream had begun
-        head, problem = told(answer)
-        assert head.startswith("HTTP/1.1 400 ")
-        assert "keep the connection open" in str(problem["detail"])
+    assert not answer or answer.startswith(b"HTTP/1.1 200 OK")  # what was known when the end was seen
+    for first in (b"", b"GET /api/operations/o HTTP/1.1\r\nHost: x\r\n\r\n"):
+        answer = await exchange(gateway, first + request[:9], half_close=True)  # nothing that could be a stream
+        assert not first or answer.startswith(b"HTTP/1.1 404 ")
+    answer = await exchange(gateway, request * 2, half_close=True)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"keep the connection open" in answer
     reader, writer = await asyncio.open_connection("127.0.0.1", port(gateway))
     writer.write(request)
     await reader.readuntil(b"heartbeat")
@@ -255,3 +258,96 @@ async def test_no_client_leaves_cycles(gateway: Gateway, kind: str) -> None:
     await visits(3)
     own = {"not found": 8, "method": 8, "expectation": 8}.get(kind, 1)
     assert await visits(50) < 50 * own
+
+
+STREAMS = {
+    "a snapshot": "GET /api/operations/op-1/stream HTTP/1.1",
+    "a replay": "GET /api/projects/p-1/stream?lastEventId=earliest HTTP/1.1",
+    "a gap": "GET /api/projects/stream?lastEventId=nonsense&operationId=op-1 HTTP/1.1",
+    "HTTP/1.0": "GET /api/projects/p-1/stream HTTP/1.0",
+    "an encoded id": "GET /api/projects/p%2D1/stream HTTP/1.1",
+    "no stream": "GET /api/projects/p-1/streams HTTP/1.1",
+    "a bad id": "GET /api/projects/p%0A/stream HTTP/1.1",
+    "a refusal": "GET /api/operations/op-1/stream?ended=1000 HTTP/1.1",
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+async def test_a_request_is_answered_alike_however_it_comes(start: Start, worker: Worker, name: str) -> None:
+    """Whole, it is answered in one turn (door.Caller); in pieces, or behind another, by aiohttp's protocol."""
+    gateway = await start(SSE_CORS_ORIGINS="https://a.example")
+    await gateway.read(await worker.publish("started", "op-1"))
+    request = f"{STREAMS[name]}\r\nHost: x\r\nOrigin: https://a.example\r\nX-Request-ID: mine\r\n\r\n".encode()
+    earlier = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+    answers = []
+    for pieces in ([request], [request[:30], request[30:]], [earlier, request]):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port(gateway))
+        answer = b""
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(0.2)
+            if piece in (earlier, request, pieces[-1]):
+                answer = await reader.read(65536)
+        answers.append(re.sub(rb'"time":"[^"]*"|retry: \d+|Date: [^\r]*|\r\n[0-9a-f]{2,3}(?=\r\n)', b"", answer))
+        writer.close()
+    assert answers[0].count(b"HTTP/1.") == 1
+    assert answers[0].count(b"Access-Control-Allow-Origin: https://a.example\r\n") == 1
+    assert answers[0].count(b"X-Request-ID: mine\r\n") == 1
+    assert answers[1] == answers[2] == answers[0]
+
+
+async def test_a_stream_begins_in_one_piece(start: Start, worker: Worker) -> None:
+    """The head, the first block, the replay and that it is complete: a crowd that returns costs one send a client."""
+    gateway = await start(SSE_THROTTLE="off")
+    for percent in range(50):
+        id = await worker.publish("progress", "op-1", percent=percent)
+    await gateway.read(id)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port(gateway))
+    writer.write(b"GET /api/operations/op-1/stream?lastEventId=earliest HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = await reader.read(65536)
+    assert answer.count(b"event: heartbeat") == 2
+    assert answer.endswith(b"\n\n\r\n")
+    assert answer.rindex(f"id: {id}".encode()) > answer.index(f"id: {id}".encode())
+    writer.close()
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /api/projects/p/stream HTTP/1.1\r\nHost: x\r\n"], ids=["silent", "half"])
+async def test_who_never_asks_is_shown_out(start: Start, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    monkeypatch.setattr("gateway.door.KEEPALIVE", 0.5)
+    gateway = await start()
+    async with gateway.stream("/api/projects/p-1/stream") as listener:
+        for _ in range(2):  # and the next, after there was nobody
+            came = time.monotonic()
+            early, early_writer = await asyncio.open_connection("127.0.0.1", port(gateway))
+            await asyncio.sleep(0.2)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port(gateway))
+            writer.write(said)
+            async with asyncio.timeout(5):
+                assert await early.read() == b""
+                assert time.monotonic() - came > 0.4
+                assert await reader.read() == b""
+                assert 0.6 < time.monotonic() - came < 2
+            writer.close()
+            early_writer.close()
+        await listener.read()
+
+
+async def test_a_bug_met_by_a_stream_is_told_and_leaves_nothing_open(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a secret of the code")
+
+    request = b"GET /api/projects/p/stream HTTP/1.1\r\nHost: x\r\n\r\n"
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.api.head", broken)
+        head, problem = told(await exchange(gateway, request))
+        assert head.startswith("HTTP/1.1 500 ")
+        assert "secret" not in str(problem)
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.connection.Connection._vouch", broken)
+        assert await exchange(gateway, request) == b""
+    assert len([each for each in caplog.records if each.exc_info]) == 2
+    assert await gateway.metric("connections", scope="project") == 0
+    assert await gateway.metric("connections_closed_total", reason="error") == 1
+    assert (await exchange(gateway, request, half_close=True)).startswith(b"HTTP/1.1 200 ")

@@ -13,7 +13,7 @@ ORDER = (
     "schema event members scope frame shaping config metrics logs trace "  # words
     "log silence operations history cursor topics hub limits "  # state
     "link source pages reader archive terms keys auth handshake wire connection "  # edges
-    "ui problem answers door state api admin "  # faces
+    "ui problem answers door state asked api admin "  # faces
     "server __main__"  # process
 ).split()
 # What asks the stream, and what asks sentinels and cluster nodes where it is.

@@ -123,7 +123,7 @@ class Client(asyncio.Transport):
         self.perhaps = False  # it may have been told of one more
         self.blurred = False  # it was stalled while something was lost: what it is owed can't be told from outside
         self.connection = Connection(
-            machine.terms[number], scope, None, wish, lambda reason: None
+            machine.terms[number], scope, None, wish, b"", lambda reason: None
         )  # fmt: skip
         self.connection.connection_made(self)
 

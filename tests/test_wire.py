@@ -155,9 +155,8 @@ async def test_a_stream_waits_for_what_an_earlier_response_left_in_the_transport
                 left += 50_000
             connection = Connection(
                 Terms(hub, Archive(None, "", hub), 60, 60),  # type: ignore[arg-type]  # Redis is not needed
-                Scope("project", projects=frozenset({"p-1"})), None, Wish(), closed.append,
+                Scope("project", projects=frozenset({"p-1"})), None, Wish(), frame.first(0, 60, 1000), closed.append,
             )  # fmt: skip
-            transport.write(frame.chunk(frame.first(0, 60, 1000)))  # as take_over does
             transport.set_protocol(connection)
             connection.connection_made(transport)
 

@@ -14,6 +14,7 @@ import redis
 from tests.bench.account import SHAPES, account
 from tests.bench.harness import (
     BUILD,
+    LOAD_CORE,
     SERVER_CORE,
     STREAM,
     Gateway,
@@ -190,29 +191,34 @@ def idle(server: RedisServer, clients: int = 10_000, seconds: float = 10) -> Fig
     }
 
 
-def storm(server: RedisServer, clients: int = 10_000, behind: int = 100, live: int = 100) -> Figures:
+def storm(
+    server: RedisServer, name: str = "gateway", clients: int = 10_000, behind: int = 100, live: int = 100
+) -> Figures:
     """Clients that return at once with Last-Event-ID, while others are live."""
     client = _client(server)
-    gateway = Gateway(server, SSE_THROTTLE="off")
+    peer = SERVERS[name](server)
     place = client.xadd(STREAM, entry("0", "p-1", 200)).decode()
     _fill(client, behind, topics=1)
-    brisk = load(gateway.port, "/api/projects/p-2/stream", live, 12)
+    brisk = load(peer.port, "/api/projects/p-2/stream", live, 12)
     calls = int(client.info("stats")["total_commands_processed"])
     options = ("-e", str(behind), "-H", f"Last-Event-ID: {place}")
-    command = [str(BUILD / "sseload"), "127.0.0.1", str(gateway.port), "/api/projects/p-1/stream", str(clients), "60"]
-    began = time.monotonic()
-    crowd = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    command = [str(BUILD / "sseload"), "127.0.0.1", str(peer.port), "/api/projects/p-1/stream", str(clients), "60"]
+    used, began = peer.cpu_s(), time.monotonic()
+    crowd = subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=pinned(LOAD_CORE)
+    )
     assert crowd.stdout is not None
     while not select.select([crowd.stdout], [], [], 0)[0]:  # its result comes before it closes its connections
         client.xadd(STREAM, entry("9", "p-2", 200))
         time.sleep(0.01)
-    took = time.monotonic() - began
+    used, took = peer.cpu_s() - used, time.monotonic() - began
     calls = int(client.info("stats")["total_commands_processed"]) - calls
     found, others = result(crowd), result(brisk)
     own = 1 + took / 0.01 * 3 + took * 2  # this loop's XADD, and XREAD with its witness for each
-    gateway.stop()
+    peer.stop()
     return {
         "caught_up_s": took,
+        "cpu_us": used * 1e6 / clients,
         "lost": clients * behind - found["events"],
         "live_p99_ms": others["p99_ms"],
         "live_max_ms": others["max_ms"],
@@ -334,6 +340,7 @@ CASES: dict[str, Callable[[RedisServer], Figures]] = {
     "no_clients": no_clients,
     "idle": idle,
     "storm": storm,
+    **{f"storm_{name}": partial(storm, name=name) for name in SERVERS if name == "Go"},
     "stalled_clients": stalled_clients,
     "big_history": big_history,
     "start_up": start_up,
