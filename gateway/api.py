@@ -214,7 +214,7 @@ class Api:
             return web.Response(headers=HEADERS)
         if not wish.follow and self._is_over(scope, grant, wish.last_event_id):
             return web.Response(status=204)
-        client = (grant.subject and f"sub {grant.subject}") or f"addr {self._address(request)}"
+        client = self._client(request, grant)
         began, who = time.monotonic(), request[WHO] if _log.isEnabledFor(logging.DEBUG) else None
 
         def on_close(reason: str) -> None:
@@ -256,8 +256,12 @@ class Api:
             ends.append(now + self._config.max_connection_age * random.uniform(0.9, 1.1))
         return min(ends, default=None)
 
-    def _address(self, request: web.Request) -> str:
-        if not self._config.trusted_proxies:
-            return request.remote or ""
+    def _client(self, request: web.Request, grant: Grant) -> str:
+        """Whose streams are counted; nobody's where one client may have any number."""
+        if not self._config.max_connections_per_client:
+            return ""
+        if grant.subject:
+            return f"sub {grant.subject}"
+        peer = request.transport.get_extra_info("peername") if request.transport else None
         forwarded = {name: request.headers.getall(name, []) for name in ("X-Forwarded-For", "Forwarded")}
-        return client_address(request.remote or "", forwarded, self._config.trusted_proxies)
+        return f"addr {client_address(peer[0] if peer else '', forwarded, self._config.trusted_proxies)}"

@@ -107,16 +107,15 @@ class Door:
 class Caller(asyncio.Protocol):
     """A connection that has sent nothing yet. What a request asks of its protocol, it has."""
 
-    __slots__ = ("_door", "peername", "transport")
+    __slots__ = ("_door", "transport")
 
-    ssl_context = sockname = None
+    ssl_context = peername = sockname = None  # who asks, asks the transport
 
     def __init__(self, door: Door) -> None:
         self._door = door
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport | None = cast("asyncio.Transport", transport)
-        self.peername = transport.get_extra_info("peername")
         self._door.entered(self)
 
     def data_received(self, data: bytes) -> None:

@@ -172,7 +172,7 @@ def no_clients(server: RedisServer, events: int = 300_000) -> Figures:
 
 
 def idle(server: RedisServer, clients: int = 10_000, seconds: float = 10) -> Figures:
-    """Memory of a connection, cost of heartbeats, accepts a second."""
+    """Memory of a connection, cost of heartbeats."""
     gateway = Gateway(server, SSE_HEARTBEAT="15s")
     empty = gateway.memory()
     listening = load(gateway.port, "/api/projects/p-1/stream", clients, seconds + 17)
@@ -182,13 +182,20 @@ def idle(server: RedisServer, clients: int = 10_000, seconds: float = 10) -> Fig
     before = gateway.cpu_s()
     time.sleep(seconds)
     used = gateway.cpu_s() - before
-    found = result(listening)
+    result(listening)
     gateway.stop()
-    return {
-        "bytes_each": bytes_each,
-        "accepts_per_s": clients / found["connect_s"],
-        "heartbeat_cpu_percent": 100 * used / seconds,
-    }
+    return {"bytes_each": bytes_each, "heartbeat_cpu_percent": 100 * used / seconds}
+
+
+def opens(server: RedisServer, name: str = "gateway", clients: int = 10_000) -> Figures:
+    """Connections that come as fast as they are accepted."""
+    peer = SERVERS[name](server)
+    used = peer.cpu_s()
+    listening = load(peer.port, "/api/projects/p-1/stream", clients, 1, *LOOK)
+    used = peer.cpu_s() - used
+    found = result(listening)
+    peer.stop()
+    return {"accepts_per_s": clients / found["connect_s"], "cpu_us": used * 1e6 / clients}
 
 
 def storm(
@@ -339,6 +346,8 @@ CASES: dict[str, Callable[[RedisServer], Figures]] = {
     "everything": everything,
     "no_clients": no_clients,
     "idle": idle,
+    "opens": opens,
+    **{f"opens_{name}": partial(opens, name=name) for name in SERVERS if name != "gateway"},
     "storm": storm,
     **{f"storm_{name}": partial(storm, name=name) for name in SERVERS if name == "Go"},
     "stalled_clients": stalled_clients,
