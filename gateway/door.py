@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from aiohttp import EMPTY_PAYLOAD, web
-from aiohttp.http import HttpProcessingError, HttpRequestParser
+from aiohttp.http import HttpRequestParser
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.answers import Answers, Handler
@@ -119,10 +119,10 @@ class Caller(asyncio.Protocol):
         self._door.entered(self)
 
     def data_received(self, data: bytes) -> None:
-        request = self._read(data)
         try:
+            request = self._read(data)
             opened = request is not None and self._door.opens(request)
-        except Exception:  # a bug: a visitor meets it again, and is told so
+        except Exception:  # no HTTP, or a bug: a visitor meets it again, and is told so
             opened = False
         if not opened:
             self._stay(data)
@@ -136,16 +136,13 @@ class Caller(asyncio.Protocol):
             self.transport.abort()
 
     def _read(self, data: bytes) -> web.Request | None:
-        """The request, where it is a whole GET and nothing else, that expects nothing."""
+        """The request, where it is a whole GET and nothing else, that expects nothing. Raises what the parser does."""
         if not (data.startswith(b"GET /") and data.endswith(b"\r\n\r\n")):
             return None
         loop = asyncio.get_running_loop()
         protocol: Any = self
         none: Any = None  # no writer and no task: nothing is answered by them
-        try:
-            messages, upgraded, _ = HttpRequestParser(protocol, loop, READ).feed_data(data)
-        except HttpProcessingError:  # a visitor is told so
-            return None
+        messages, upgraded, _ = HttpRequestParser(protocol, loop, READ).feed_data(data)
         if len(messages) != 1 or upgraded:
             return None
         message, payload = messages[0]
