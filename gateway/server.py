@@ -38,9 +38,9 @@ SPARE_FILES: Final = 64
 OWN_FILES: Final = 40
 """Of those, descriptors that no client of the public face gets: the links to Redis, the admin face, the key set."""
 
-COLLECT: Final = (2000, 5, 1_000_000)
-"""The collector's thresholds: a young collection has few objects to look at, a second one ten thousand, and there is no
-full one (`_freeze`)."""
+COLLECT: Final = (1000, 5, 1_000_000)
+"""The collector's thresholds: a young collection has few objects to look at, a second one five thousand, and there is
+no full one (`_freeze`)."""
 
 _log = logging.getLogger(__name__)
 
