@@ -51,7 +51,7 @@ class Door:
 
     def entered(self, caller: "Caller") -> None:
         self._wait_for(caller)
-        if self._here > max(self._room(), 1):
+        if self._here > self._room():
             leaving = next(iter(self._silent if len(self._silent) > 1 else self._waiting or self._silent))
             self._limited.warning("room", "connections that wait are closed for new ones", connections=self._here)
             leaving.show_out()

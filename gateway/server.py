@@ -70,7 +70,6 @@ class Server:
         self._verifier = Verifier(config) if config.auth == "jwt" else None
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        self._files = sys.maxsize if most == resource.RLIM_INFINITY else most
         self.metrics.connections_limit = self._fit()
         limits = Limits(self.metrics.connections_limit, config.max_connections_per_client)
         terms = Terms(self.hub, archive, config.heartbeat, config.slow_client_timeout)
@@ -153,7 +152,7 @@ class Server:
 
     def _fit(self) -> int:
         """How many streams there is room for."""
-        wanted, files = self._config.max_connections, self._files
+        wanted, files = self._config.max_connections, _files()
         fit = max(1, files - SPARE_FILES)
         if fit >= wanted:
             return wanted
@@ -163,7 +162,7 @@ class Server:
 
     def _room(self) -> int:
         """How many clients there is room for beside the streams."""
-        most = min(self._files - OWN_FILES, self.metrics.connections_limit + BACKLOG)
+        most = min(_files() - OWN_FILES, self.metrics.connections_limit + BACKLOG)
         return most - len(self.hub.subscribers)
 
     async def _serve(
@@ -197,6 +196,12 @@ class Server:
             milliseconds = round(self._config.slow_client_timeout * 1000)
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         return listening
+
+
+def _files() -> int:
+    """How many file descriptors the process may have: that can be changed while it runs (prlimit)."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 async def serve(config: Config) -> None:

@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from gateway import frame
 from gateway.archive import Archive
 from gateway.connection import Connection
 from gateway.event import ZERO, EntryId, Event, decode, format_id, parse_id
@@ -109,21 +110,22 @@ class Client(asyncio.Transport):
     EventSource behind it. `due` is what it is owed since the place that it was told last of all.
     """
 
-    def __init__(self, machine: "Machine", number: int, scope: Scope, wish: Wish) -> None:
+    def __init__(self, machine: "Machine", number: int, scope: Scope, wish: Wish, *, stalled: bool = False) -> None:
         super().__init__()
         self.machine, self.number, self.scope = machine, number, scope
         self.parser = Parser()
         self.told: list[Message] = []
         self.unread = b""  # in the socket
         self.waiting = b""  # in the transport
-        self.stalled = self.ever_stalled = self.closed = self.lost = self.detached = False
+        self.stalled = self.ever_stalled = stalled
+        self.closed = self.lost = self.detached = False
         self.due: list[EntryId] | None = None  # None: a snapshot is owed first
         self.after: EntryId | None = None  # and in that, what ended after this
         self.gaps = 0  # that it should have been told of by now
         self.perhaps = False  # it may have been told of one more
         self.blurred = False  # it was stalled while something was lost: what it is owed can't be told from outside
         self.connection = Connection(
-            machine.terms[number], scope, None, wish, b"", lambda reason: None
+            machine.terms[number], scope, None, wish, frame.first(0.0, 60, 1000), lambda reason: None
         )  # fmt: skip
         self.connection.connection_made(self)
 
@@ -322,12 +324,16 @@ class Machine(RuleBasedStateMachine):
         else:
             client.blurred = True
 
-    @rule(target=clients, client=consumes(clients), number=st.integers(0, 1))
-    def reconnect(self, client: Client, number: int) -> Client:
-        """At the same gateway or the other."""
+    @rule(target=clients, client=consumes(clients), number=st.integers(0, 1), stalled=st.booleans())
+    def reconnect(self, client: Client, number: int, stalled: bool) -> Client:
+        """At the same gateway or the other; it may not read from the first byte on."""
         self._do(client.lose)
         last = client.parser.last_event_id
-        self.all.append(again := self._do(Client, self, number, client.scope, Wish(last or None)))
+
+        def open_again() -> Client:
+            return Client(self, number, client.scope, Wish(last or None), stalled=stalled)
+
+        self.all.append(again := self._do(open_again))
         place = parse_id(last)
         if not last:
             pass

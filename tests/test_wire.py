@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -20,7 +20,7 @@ from gateway.history import History
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.scope import Scope, Wish
-from gateway.terms import Terms
+from gateway.terms import State, Terms
 from gateway.wire import Wire, close_reason
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -178,6 +178,82 @@ async def test_a_stream_waits_for_what_an_earlier_response_left_in_the_transport
             while not closed:
                 await asyncio.sleep(0)
     assert not errors
+
+
+class Narrow(asyncio.Transport):
+    """A socket whose first send takes `first` bytes only; of the rest the transport gets rid at once, or, where it
+    `waits`, once the connection was told so.
+    """
+
+    def __init__(self, first: int, waits: bool) -> None:
+        super().__init__()
+        self.first, self.waits, self.got, self.waiting = first, waits, b"", b""
+        self.connection: Connection | None = None
+
+    def send(self, data: bytes) -> int:
+        assert not self.waiting, "overtakes what waits"
+        taken, self.first = min(self.first, len(data)), 1 << 30
+        self.got += data[:taken]
+        if not taken:
+            raise BlockingIOError
+        return taken
+
+    def write(self, data: Any) -> None:
+        if not self.waits and not self.waiting:
+            self.got += data
+            return
+        self.waiting += data
+        assert self.connection is not None
+        self.connection.pause_writing()
+
+    def resume(self) -> None:
+        self.waits, self.got, self.waiting = False, self.got + self.waiting, b""
+        if self.connection is not None and self.connection._state is State.STUCK:
+            self.connection.resume_writing()
+
+    def detach(self) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.waiting)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["it has room again", "it waits"])
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_a_first_send_that_is_cut_anywhere_loses_and_doubles_nothing(
+    monkeypatch: pytest.MonkeyPatch, chunked: bool, waits: bool
+) -> None:
+    monkeypatch.setattr("gateway.wire.bare_socket", lambda transport: transport)
+    hub = Hub(History(10, 1 << 20, 1e9), Metrics())
+    data = b'{"operationId":"op-1","projectId":"p-1"}'
+    for ms in range(1, 6):
+        event = decode(EntryId(ms << 64), [b"type", b"github_sync_started", b"data", data])
+        hub.history.take(event, 0.0)
+        hub.publish([event], event.id)
+    terms = Terms(hub, Archive(None, "", hub), 60, 60)  # type: ignore[arg-type]  # Redis is not needed
+    scope, first = Scope("project", projects=frozenset({"p-1"})), frame.first(0, 60, 1000)
+    opening = b"HTTP/1.1 200 OK\r\n\r\n" + (first if chunked else frame.unchunk(first))
+
+    async def got(cut: int) -> bytes:
+        transport = Narrow(cut, waits)
+        wish = Wish("1-0", chunked=chunked)
+        connection = transport.connection = Connection(terms, scope, None, wish, opening, lambda reason: None)
+        connection.connection_made(transport)
+        for _ in range(8):
+            await asyncio.sleep(0)
+            transport.resume()
+        assert connection._state is State.LIVE
+        connection.connection_lost(None)
+        return re.sub(rb'"time":"[^"]*"', b'"time":""', transport.got)
+
+    whole = await got(1 << 30)
+    assert [int(ms) for ms in re.findall(rb"id: (\d+)-0", whole)] == [2, 3, 4, 5, 5]
+    assert whole.endswith(b"\n\n\r\n" if chunked else b"\n\n")
+    for cut in range(len(whole) + 40):
+        assert await got(cut) == whole, cut
 
 
 def test_the_reason_of_an_end() -> None:
