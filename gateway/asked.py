@@ -63,6 +63,7 @@ STREAMS: Final = {"operation": _operation_stream, "project": _project_stream, "m
 
 
 def operation_scope(request: web.Request) -> Scope:
+    """One operation, of any project or of those that are named."""
     id, projects = path_id(request, "operationId"), query_ids(request, "projectId")
     if not projects:
         return Scope("operation", operations=frozenset((id,)))
@@ -72,6 +73,7 @@ def operation_scope(request: web.Request) -> Scope:
 
 
 def ended_wanted(request: web.Request, default: int) -> int:
+    """How many operations to tell of that ended last."""
     text = request.query.get("ended", str(default))
     if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= ENDED):
         raise Problem(400, f"ended is how many operations to tell of that ended last: a whole number from 0 to {ENDED}")
@@ -79,6 +81,7 @@ def ended_wanted(request: web.Request, default: int) -> int:
 
 
 def query_ids(request: web.Request, name: str) -> list[str]:
+    """The ids of a query parameter that may come more than once."""
     ids = request.query.getall(name, [])
     if not all(map(valid_id, ids)):
         raise Problem(400, f"{name} has 1-256 characters, none of them a control character")
@@ -86,6 +89,7 @@ def query_ids(request: web.Request, name: str) -> list[str]:
 
 
 def path_id(request: web.Request, name: str) -> str:
+    """The id at a place of the path."""
     id = request.match_info[name]
     if not valid_id(id):
         raise Problem(400, f"{name} has 1-256 characters, none of them a control character")

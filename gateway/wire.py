@@ -58,10 +58,10 @@ class Wire:
     def write(self, frame: bytes) -> None:
         """Sends what the socket takes; the transport keeps the rest, and calls the protocol's `pause_writing`."""
         self.sent_at = time.monotonic()
+        data, self._opening = self._opening + (frame if self._chunked else unchunk(frame)), b""
         if self._stuck is not None:
-            self._stuck = self._stuck[0] + len(frame), self._stuck[1]
-        opening, self._opening = self._opening, b""
-        self._transport.write(opening + (frame if self._chunked else unchunk(frame)))
+            self._stuck = self._stuck[0] + len(data), self._stuck[1]
+        self._transport.write(data)
 
     def put(self, frames: Sequence[bytes]) -> int:
         """Hands over as many frames as the socket takes, while nothing waits; how many that were.
