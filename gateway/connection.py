@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from gateway import frame
-from gateway.cursor import Cursor, Slice
+from gateway.cursor import Cursor, Slice, slice_of
 from gateway.event import ZERO, EntryId, Event
 from gateway.history import History
 from gateway.hub import Item, Subscriber, stalled_advice
@@ -111,10 +111,11 @@ class Connection(asyncio.Protocol):
             return
         if cursor.behind():
             taken = cursor.take()
-            self._put(taken, last=not cursor.behind())
+            last = not cursor.behind()
+            whole = self._put(taken, last)
             if self._state not in reads:
                 return
-            if cursor.behind():  # the socket may not have taken all
+            if not (whole and last):
                 self._rest()
                 asyncio.get_running_loop().call_soon(self.pump)
                 return
@@ -220,37 +221,37 @@ class Connection(asyncio.Protocol):
         self._unconfirmed = False
         self.cursor.snapshot(ended=self.wish.ended, after=after)
 
-    def _put(self, taken: Slice, last: bool = False) -> None:
-        """Writes a slice; behind the `last`, that the replay is complete."""
-        cursor, hub, events = self.cursor, self._terms.hub, taken.events
-        items = events or taken.advices
+    def _put(self, taken: Slice, last: bool = False) -> bool:
+        """Writes a slice; behind the `last`, that the replay is complete. Whether the socket took all of it."""
+        cursor, hub, events, tail = self.cursor, self._terms.hub, taken.events, b""
+        items, handed = events or taken.advices, 0
         hub.metrics.skipped += taken.skipped
         if items:
-            frames = [each.frame for each in events]
-            frames += [stalled_advice(each, time.monotonic()) for each in taken.advices]
+            frames = taken.frames or [stalled_advice(each, time.monotonic()) for each in taken.advices]
             if last and self._unconfirmed and cursor.history is hub.history and not cursor.over():
                 cursor.catch_up()
-                frames.append(self._heartbeat())
+                tail = self._heartbeat()
             try:
-                handed = self._wire.put(frames)
+                handed = self._wire.put(frames, taken.joined, tail)
             except OSError as error:
                 self.abort(close_reason(error))
-                return
+                return False
             if handed < len(items):
                 cursor.gave(items[handed - 1])
             elif handed > len(items):
                 self._unconfirmed = False
-            given = events[:handed]
+            given = taken if handed >= len(events) else slice_of(events[:handed])
             if cursor.replaying:
-                hub.metrics.replayed += len(given)
+                hub.metrics.replayed += len(given.events)
             if self._state is State.LIVE or cursor.lagging:
-                hub.count([(given, 1)], time.time())
+                hub.count([(given.events, 1)], time.time())
             else:
-                hub.count_replay(given)
+                hub.count_replay(given.types)
         if taken.complete:
             self._beat()
         if cursor.over():
             self.close("terminal")
+        return handed >= len(items)
 
     def _heartbeat(self) -> bytes:
         return frame.heartbeat(self.cursor.told, time.time(), self._terms.heartbeat)

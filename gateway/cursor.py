@@ -5,9 +5,11 @@ goes on when live, so a gap, a duplicate or a live event before a replayed one c
 same way, so that it costs a place and no list.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, takewhile
-from typing import Final, NamedTuple
+from operator import attrgetter
+from typing import Final, NamedTuple, cast
 
 from gateway import schema
 from gateway.event import ZERO, EntryId, Event, Key, parse_id
@@ -22,14 +24,19 @@ SLICE_BYTES: Final = 128 * 1024
 """What is taken at once at most, so that one long replay never holds the loop."""
 SCAN: Final = 4096
 """Events looked at in one turn at most, whether they are in scope or not."""
+_type = attrgetter("type")
 
 
 class Slice(NamedTuple):
-    """What to write now: events, or advice. `complete`: a snapshot is, so tell the cursor's id. `skipped`: how many
+    """What to write now: events, or advice. `frames` are those of the events, `joined` all of them in one piece,
+    `types` how many there are of each. `complete`: a snapshot is, so tell the cursor's id. `skipped`: how many
     superseded events were left out.
     """
 
     events: Sequence[Event] = ()
+    frames: Sequence[bytes] = ()
+    joined: bytes = b""
+    types: Mapping[str, int] = {}
     advices: Sequence[Advice] = ()
     complete: bool = False
     skipped: int = 0
@@ -118,7 +125,7 @@ class Cursor:
         """The next slice, which may be empty."""
         if self._snapshot is not None:
             return self._take_snapshot(self._snapshot)
-        taken = self.accept(self.history.after(self.at, self._reads))
+        taken = self._take_events()
         if taken.events or taken.skipped or self._more():
             return taken
         pending = self.history.operations.advices(self.scope, self.advised)
@@ -126,6 +133,20 @@ class Cursor:
         if advices:
             self.advised = advices[-1].number
         return Slice(advices=[each for each in advices if self._shows(each.operation.key)])
+
+    def _take_events(self) -> Slice:
+        """Of those that are in memory. A crowd comes back to one topic and one place: what is taken there is chosen,
+        joined and counted once, for all whom the same is due.
+        """
+        history = self.history
+        due = self.at, history.newest, self.lagging, self._follow, self._sees, self.scope
+        if history.taken[0] == due:
+            _, taken, (self.at, self.told, self._final) = history.taken
+            return cast("Slice", taken)
+        taken = self.accept(history.after(self.at, self._reads))
+        if taken.events:
+            history.taken = due, taken, (self.at, self.told, self._final)
+        return taken
 
     def accept(self, events: Iterable[Event]) -> Slice:
         """The next slice out of `events`, which follow the cursor; it may end before they do."""
@@ -147,7 +168,7 @@ class Cursor:
             self.at = event.id
         if taken:
             self.told, self._final = taken[-1].id, taken[-1].terminal
-        return Slice(taken, skipped=skipped)
+        return slice_of(taken, skipped)
 
     def gave(self, item: Event | Advice) -> None:
         """Of the last slice, `item` was handed over and nothing after it."""
@@ -215,7 +236,7 @@ class Cursor:
                 return Slice(complete=True)
         if taken:
             self.told = taken[-1].id
-        return Slice(taken)
+        return slice_of(taken)
 
     def _shows(self, key: Key) -> bool:
         return self._sees is None or self._sees(key)
@@ -225,3 +246,9 @@ class Cursor:
             return False
         newest = operation.progress
         return newest is not None and newest.id > event.id
+
+
+def slice_of(events: Sequence[Event], skipped: int = 0) -> Slice:
+    """The slice that holds these."""
+    frames = [event.frame for event in events]
+    return Slice(events, frames, b"".join(frames), Counter(map(_type, events)), skipped=skipped)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from heapq import merge
 from itertools import chain, islice
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 from gateway import frame, schema
 from gateway.event import ZERO, EntryId, Event
@@ -56,9 +56,9 @@ class History:
         self.deleted: EntryId | None = None
         self.operations = Operations()
         self.verdicts = Verdicts(floor)
+        self.taken: tuple[Any, ...] = (None,)  # what a cursor took last, for the next one to whom the same is due
         self._log = Log()
-        self._log_bytes = 0
-        self._pinned = 0  # bytes of events that are out of the log but still in their operation's attempt
+        self._log_bytes = self._pinned = 0  # the second: of events that only their operation's attempt holds
         self._evicted = self._forgotten = ZERO  # the last event, and the newest of an operation, that was let go
         # Those without events in the log: ended, and not. A dict that only loses its first items finds the next slowly.
         self._quiet: tuple[OrderedDict[Operation, None], ...] = (OrderedDict(), OrderedDict())

@@ -9,8 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from gateway import frame
@@ -31,7 +30,6 @@ WAIT: Final = 0.002
 """Of those who choose for themselves, so many are woken at once, the next so many seconds later."""
 
 _log = logging.getLogger(__name__)
-_type = attrgetter("type")
 Item = Event | Advice
 """What a subscriber is handed: a frame is made of it, and it moves the cursor."""
 
@@ -166,11 +164,10 @@ class Hub:
                 delivered[type_label(event.type)] += times
                 observe(now - (event.id >> 64) / 1000, times)
 
-    def count_replay(self, events: Iterable[Event]) -> None:
-        """Counts frames handed to one socket that were not late, but asked for late."""
-        types = list(map(_type, events))
-        for type in set(types):
-            self.metrics.delivered[type_label(type)] += types.count(type)
+    def count_replay(self, types: Mapping[str, int]) -> None:
+        """Counts frames handed to one socket, so many of each type, that were not late, but asked for late."""
+        for type, times in types.items():
+            self.metrics.delivered[type_label(type)] += times
 
     def join(self, subscriber: Subscriber, due: float) -> None:
         """Takes a new subscriber; it isn't live yet. `due` (seconds, time.monotonic) is its first timer."""

@@ -18,7 +18,7 @@ def bare_socket(transport: asyncio.BaseTransport) -> socket.SocketType:
     after `connection_lost` has returned.
     """
     known = transport.get_extra_info("socket")
-    bare = socket.SocketType(fileno=known.fileno())
+    bare = socket.SocketType(known.family, known.type, known.proto, known.fileno())
     bare.setblocking(False)
     return bare
 
@@ -63,24 +63,25 @@ class Wire:
             self._stuck = self._stuck[0] + len(data), self._stuck[1]
         self._transport.write(data)
 
-    def put(self, frames: Sequence[bytes]) -> int:
-        """Hands over as many frames as the socket takes, while nothing waits; how many that were.
+    def put(self, frames: Sequence[bytes], joined: bytes = b"", tail: bytes = b"") -> int:
+        """Hands over as many frames as the socket takes, while nothing waits; how many that were, the `tail` among
+        them, which is one more. `joined` is all of them in one piece, where somebody has that.
 
         Of one that was cut, the rest waits in the transport, but no frame after it: a client that doesn't read costs
         one. Raises OSError where the connection is broken.
         """
         self.sent_at = time.monotonic()
+        opening, self._opening = self._opening, b""
         if not self._chunked:
-            frames = [unchunk(each) for each in frames]
-        if self._opening:
-            frames = [self._opening + frames[0], *frames[1:]]
-            self._opening = b""
-        joined = frames[0] if len(frames) == 1 else b"".join(frames)
+            frames, joined, tail = [unchunk(each) for each in frames], b"", unchunk(tail)
+        data = b"".join((opening, joined or b"".join(frames), tail))
         try:
-            taken = self.send(joined)
+            taken = self.send(data)
         except BlockingIOError:
             taken = 0
-        return len(frames) if taken == len(joined) else self.rest(frames, taken)
+        if taken == len(data):
+            return len(frames) + bool(tail)
+        return self.rest([opening + frames[0], *frames[1:], *filter(None, [tail])], taken)
 
     def rest(self, frames: Sequence[bytes], taken: int) -> int:
         """As `put`, where `send` has taken so many bytes of the frames already."""

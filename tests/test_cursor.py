@@ -8,12 +8,12 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cursor import Cursor
+from gateway.cursor import Cursor, Slice
 from gateway.event import ZERO, EntryId, Event, decode
 from gateway.history import EVENT, History
 from gateway.log import Verdicts
 from gateway.operations import Operation, Project, _text
-from gateway.scope import Scope
+from gateway.scope import Scope, Sees
 from gateway.silence import Silence
 from tests.strategies import SCOPES, Entry, entries, fields, take
 
@@ -58,6 +58,58 @@ def test_live_reading_in_any_batches_is_the_whole(stream: list[Entry], scope: Sc
         whole += take(kept, stream[start:end])
         seen += read(cursor)
     assert seen == [event for event in whole if event in scope]
+
+
+@given(entries(), st.lists(SCOPES, min_size=1, max_size=2), st.data())
+def test_what_one_cursor_took_is_given_to_another_only_where_the_same_is_due(
+    stream: list[Entry], scopes: list[Scope], data: st.DataObject
+) -> None:
+    kept = History(8, 1 << 30, 1e9, throttle=False)
+    grants: list[Sees | None] = [None, lambda key: key[1] != "o1", lambda key: key[0] != "p1"]
+    for start in range(0, len(stream), 3):
+        take(kept, stream[start : start + 3])
+        for _ in range(4):
+            scope, follow = data.draw(st.sampled_from(scopes)), data.draw(st.booleans())
+            sees, lagging = data.draw(st.sampled_from(grants)), data.draw(st.booleans())
+            place = data.draw(st.sampled_from([kept.floor, stream[start][0]]))
+            one, alone = (Cursor(kept, scope, sees, follow=follow) for _ in range(2))
+            for cursor in (one, alone):
+                cursor.replay(place)
+                cursor.lagging = lagging
+            found, before = one.take(), kept.taken
+            kept.taken = (None,)
+            assert found == alone.take()
+            assert (one.at, one.told, one._final) == (alone.at, alone.told, alone._final)
+            assert found.joined == b"".join(event.frame for event in found.events)
+            kept.taken = before
+
+
+def test_a_crowd_that_comes_back_to_one_place_is_given_the_same_bytes() -> None:
+    kept = History(1000, 1 << 30, 1e9, throttle=False)
+    mine, others = Scope("project", projects=frozenset({"p0"})), Scope("project", projects=frozenset({"p1"}))
+    take(kept, [(EntryId(ms << 64), fields("progress", project=f"p{ms % 2}", percent=ms)) for ms in range(1, 21)])
+
+    def taken(scope: Scope, sees: Sees | None = None) -> Slice:
+        cursor = Cursor(kept, Scope(scope.kind, projects=scope.projects), sees)
+        cursor.replay(EntryId(10 << 64))
+        return cursor.take()
+
+    first, *crowd = [taken(mine) for _ in range(3)]
+    assert len(first.events) == 5
+    assert all(each.joined is first.joined for each in crowd)
+    assert not taken(mine, lambda key: False).events
+    assert {event.key[0] for event in taken(others).events} == {"p1"}
+    take(kept, [(EntryId(21 << 64), fields("progress", percent=21))])
+    assert len(taken(mine).events) == 6
+
+
+def test_who_follows_is_given_what_comes_after_an_end_and_who_does_not_is_not() -> None:
+    kept, scope = History(1000, 1 << 30, 1e9, throttle=False), Scope("operation", operations=frozenset({"o0"}))
+    take(kept, [(EntryId(at << 64), fields(kind)) for at, kind in enumerate(("started", "completed", "conflict"), 1)])
+    for follow, told in ((True, 3), (False, 2), (True, 3)):
+        cursor = Cursor(kept, scope, follow=follow)
+        cursor.replay(ZERO)
+        assert len(cursor.take().events) == told
 
 
 @given(entries(), SCOPES, st.integers(0, 39), st.integers(0, 3))
