@@ -18,7 +18,7 @@ def bare_socket(transport: asyncio.BaseTransport) -> socket.SocketType:
     after `connection_lost` has returned.
     """
     known = transport.get_extra_info("socket")
-    bare = socket.SocketType(known.family, known.type, known.proto, known.fileno())
+    bare = socket.SocketType(fileno=known.fileno())
     bare.setblocking(False)
     return bare
 
