@@ -109,17 +109,16 @@ class Connection(asyncio.Protocol):
             self._stop(State.AWAY)
             self._terms.archive.visit(self)
             return
-        if cursor.behind():
-            taken = cursor.take()
-            last = not cursor.behind()
-            whole = self._put(taken, last)
-            if self._state not in reads:
-                return
-            if not (whole and last):
-                self._rest()
-                asyncio.get_running_loop().call_soon(self.pump)
-                return
-        self._go_live()
+        taken = cursor.take()
+        last = not cursor.behind()
+        whole = self._put(taken, last)
+        if self._state not in reads:
+            return
+        if whole and last:
+            self._go_live()
+        else:
+            self._rest()
+            asyncio.get_running_loop().call_soon(self.pump)
 
     def restart(self, history: History, agreed: EntryId | None) -> None:
         if self._state is State.OVER:
