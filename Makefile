@@ -7,7 +7,7 @@
 # make hostile  a hostile worker and hostile clients beside 60 listeners, for MINUTES=10: memory, p99, nothing lost
 # make image  the container image IMAGE:version, by ENGINE=docker
 # make sbom   .run/sbom.json: what the image holds (CycloneDX)
-# make fuzz   the decoder and the parsers, coverage-guided, for SECONDS=60
+# make fuzz   the decoder, the parsers and the HTTP face, coverage-guided, for SECONDS=60
 # make check  lint, types, import order, docs
 # PYTHON=…    the Python (3.11 or newer) that makes the venv, the first time
 

@@ -42,13 +42,12 @@ class Answers:
         """What a request is answered, whether a route is found or not."""
         request[WHO] = trace.identify(request.headers)
         try:
+            self._meet(request)
             return await handle(request)
         except Problem as problem:  # kept beyond this block, it would be a cycle with its own traceback
             return self._refuse(request, problem)
         except web.HTTPException as error:
             error.__traceback__ = None  # the router keeps the error, its traceback this frame, which keeps the request
-            if error.status == 417:
-                self._limited.warning("expect", "request refused: its Expect header is not 100-continue")
             return self._refuse(request, self._as_problem(error))
 
     def malformed(self) -> web.Response:
@@ -80,10 +79,19 @@ class Answers:
             headers["Access-Control-Allow-Origin"] = "*"
         return headers
 
+    def _meet(self, request: web.BaseRequest) -> None:
+        """Refuses what is expected and not understood, before aiohttp, which would repeat it (RFC 9110, 10.1.1)."""
+        expected = request.headers.get("Expect")
+        if expected and expected.lower() != "100-continue" and request.version >= (1, 1):
+            self._limited.warning("expect", "request refused: its Expect header is not 100-continue")
+            raise Problem(417, "of the Expect header only 100-continue is understood")
+
     def _refuse(self, request: web.BaseRequest, problem: Problem) -> web.Response:
         self._refused[problem.status] += 1
         _log.debug("request refused", extra={"status": problem.status, "detail": problem.detail} | request[WHO])
-        return problem.response(request.headers.get("Accept", ""))
+        response = problem.response(request.headers.get("Accept", ""))
+        response.headers.update(self.headers(request))  # `prepare` is only for what was routed
+        return response
 
     def _bare(self, problem: Problem) -> web.Response:
         self._refused[problem.status] += 1
@@ -97,8 +105,6 @@ class Answers:
             return Problem(405, "only GET and HEAD are answered here", Allow=allowed)
         if isinstance(error, web.HTTPNotFound):
             return Problem(404, f"no such path; {self._paths}")
-        if isinstance(error, web.HTTPExpectationFailed):
-            return Problem(417, "of the Expect header only 100-continue is understood")
         return Problem(error.status, error.reason)
 
 

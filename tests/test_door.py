@@ -67,12 +67,13 @@ async def test_what_is_no_http_is_a_problem_that_tells_nothing_of_the_server(
 
 
 @pytest.mark.parametrize("path", ["/api/projects/p/stream", "/api/operations/o", "/nowhere", "/"])
+@pytest.mark.parametrize("expected", [b"foo", b"\xff\xfe", b"100-continue, foo"])
 async def test_an_expectation_that_is_not_understood_is_417(
-    start: Start, caplog: pytest.LogCaptureFixture, path: str
+    start: Start, caplog: pytest.LogCaptureFixture, path: str, expected: bytes
 ) -> None:
     gateway = await start(SSE_AUTH="jwt", SSE_JWT_SECRET="s" * 32)
     for _ in range(20):
-        request = f"GET {path} HTTP/1.1\r\nHost: x\r\nExpect: foo\r\nConnection: close\r\n\r\n".encode()
+        request = f"GET {path} HTTP/1.1\r\nHost: x\r\nExpect: ".encode() + expected + b"\r\nConnection: close\r\n\r\n"
         head, problem = told(await exchange(gateway, request))
         assert head.startswith("HTTP/1.1 417 ")
         assert problem["status"] == 417
