@@ -66,6 +66,9 @@ class Link(asyncio.Protocol):
                 await self._connection.connect()  # type: ignore[no-untyped-call]
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise asyncio.CancelledError  # lost on the way here: asyncio.wait_for does that before Python 3.12
+        except RuntimeError as error:  # uvloop's, of a connection that Redis closed between two of redis-py's writes
+            await self.close()
+            raise ConnectionError(f"Redis closed the connection: {error}") from None
         except BaseException:
             await self.close()
             raise
@@ -115,10 +118,10 @@ class Link(asyncio.Protocol):
             self._watchdog = loop.call_later(seconds, self._look, loop)
         packed = b"".join(map(_packed, sent))
         # The timer writes by itself: a task that slept first would be woken twice.
-        timer = loop.call_later(later, transport.write, packed) if later else None
+        timer = loop.call_later(later, self._write, packed) if later else None
         try:
             if timer is None:
-                transport.write(packed)
+                self._write(packed)
             replies = await self._answer
         finally:
             if timer is not None:
@@ -131,6 +134,10 @@ class Link(asyncio.Protocol):
             finally:
                 del error, replies  # they would be a cycle with the error's own traceback
         return replies[1::2] if asking else replies
+
+    def _write(self, packed: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():  # else who waits is told so
+            self._transport.write(packed)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():

@@ -72,7 +72,12 @@ class Soak:
                         for last, _ in entries:
                             self.at[last] = len(self.truth)
                             self.truth.append(last)
-                except (redis.RedisError, OSError, TimeoutError):
+                except (
+                    redis.RedisError,
+                    OSError,
+                    TimeoutError,
+                    RuntimeError,
+                ):  # the last is uvloop's (follower.CLOSED)
                     await asyncio.sleep(0.05)
 
     async def listen(self) -> None:
@@ -143,7 +148,7 @@ class Soak:
         """As workers do by MAXLEN: older than anybody is behind."""
         while True:
             await asyncio.sleep(5)
-            with suppress(redis.RedisError, OSError, TimeoutError):
+            with suppress(redis.RedisError, OSError, TimeoutError, RuntimeError):
                 await self.publisher.client.xtrim(KEY, maxlen=20_000, approximate=True)
 
     async def strike(self, name: str, fault: Callable[["Soak"], Awaitable[None]]) -> None:

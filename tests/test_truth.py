@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from redis.asyncio.connection import Connection
 
 from gateway.event import EntryId, format_id
 from gateway.link import Link, Moved
@@ -531,6 +532,30 @@ async def test_a_link_that_was_left_for_good_never_connects_again(own_redis: Red
         await link.exchange(("XRANGE", "stream", "-", "+"))
     with pytest.raises(Moved):
         await link.reopen()
+
+
+async def test_a_redis_that_closes_while_it_is_greeted_is_come_back_to(
+    start: Start, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvloop raises no connection error for what redis-py writes then: once that ended the process."""
+    gateway, connect, left = await start(), Connection.connect, [3]
+
+    async def closing(connection: Any) -> None:
+        await connect(connection)
+        if left[0] and not connection.encoder.decode_responses:  # the gateway's, not the worker's
+            left[0] -= 1
+            connection._writer.transport.abort()
+            await asyncio.sleep(0.01)
+            connection._writer.writelines([b"PING\r\n"])
+
+    last = await worker.publish("started")
+    await gateway.read(last)
+    monkeypatch.setattr(Connection, "connect", closing)
+    await worker.redis.client_kill_filter(_type="normal", skipme=True)
+    async with asyncio.timeout(20):
+        while left[0]:
+            await asyncio.sleep(0.05)
+    await gateway.read(await worker.publish("completed"))
 
 
 @pytest.mark.parametrize("query", ["", "?projectId=p-1"])

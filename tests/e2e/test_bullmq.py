@@ -244,7 +244,7 @@ async def test_a_worker_that_is_told_to_end_hands_its_jobs_over(jobs: Jobs) -> N
         async with jobs.process("worker"):
             first.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(first.wait(), 5) == -signal.SIGTERM
-            await jobs.until({"job": [*RUN, "failed", *RUN, "completed"]}, seconds=8)
+            await jobs.until({"job": [*RUN, "failed", *RUN, "completed"]}, seconds=20)
     assert jobs.data("failed")[0]["retryable"] is True
 
 
