@@ -31,13 +31,14 @@ def npm() -> Path:
 class Jobs:
     """A queue, and what listeners were told of its jobs."""
 
-    def __init__(self, server: RedisServer, npm: Path) -> None:
+    def __init__(self, server: RedisServer, npm: Path, version: str) -> None:
         self.server = server
         self.npm = npm
+        self.version = version
 
     @asynccontextmanager
     async def process(self, role: str, **options: Any) -> AsyncIterator[Process]:
-        words = json.dumps({"url": self.server.url, "key": KEY, **options})
+        words = json.dumps({"url": self.server.url, "key": KEY, "version": self.version, **options})
         async with node("jobs.mjs", role, words, cwd=self.npm) as process:
             assert process.stdout
             while await asyncio.wait_for(process.stdout.readline(), 20) != b"ready\n":
@@ -45,7 +46,7 @@ class Jobs:
             yield process
 
     async def do(self, *does: Any) -> str:
-        words = json.dumps({"url": self.server.url, "does": does})
+        words = json.dumps({"url": self.server.url, "does": does, "version": self.version})
         async with node("jobs.mjs", "boss", words, cwd=self.npm) as process:
             out, _ = await asyncio.wait_for(process.communicate(), 20)
             assert process.returncode == 0
@@ -80,13 +81,18 @@ class Jobs:
 
 
 @pytest.fixture
-def jobs(own_redis: RedisServer, npm: Path) -> Jobs:
-    return Jobs(own_redis, npm)
+def jobs(own_redis: RedisServer, npm: Path, request: pytest.FixtureRequest) -> Jobs:
+    return Jobs(own_redis, npm, getattr(request, "param", "bullmq"))
+
+
+BOTH = pytest.mark.parametrize("jobs", ["bullmq", "bullmq6"], indirect=True)
+"""Version 5 for all tests, 6 for what a worker, a watch and an end do."""
 
 
 RUN = ["started", "progress"]
 
 
+@BOTH
 async def test_what_a_worker_ran(jobs: Jobs) -> None:
     three = {"attempts": 3, "backoff": {"type": "fixed", "delay": 50}}
     async with jobs.process("worker"), jobs.process("watch"):
@@ -237,14 +243,18 @@ async def test_a_cancelled_job_has_failed(jobs: Jobs) -> None:
     assert (failed["message"], failed["retryable"]) == ("The sync was cancelled", False)
 
 
+@BOTH
 async def test_a_worker_that_is_told_to_end_hands_its_jobs_over(jobs: Jobs) -> None:
-    async with jobs.process("worker") as first:  # with BullMQ's own lock of 30 s
-        await jobs.do(["add", "job", "hangs_once", {}])
+    """Not to itself, however long its end takes, and it takes no other."""
+    async with jobs.process("worker", lingers=True) as first:  # with BullMQ's own lock of 30 s
+        await jobs.do(["add", "job", "hangs_where_it_ends", {}])
         await active(first, "job")
         async with jobs.process("worker"):
             first.send_signal(signal.SIGTERM)
+            await jobs.do(["add", "next", "hangs_where_it_ends", {}])
             assert await asyncio.wait_for(first.wait(), 5) == -signal.SIGTERM
-            await jobs.until({"job": [*RUN, "failed", *RUN, "completed"]}, seconds=20)
+            wanted = {"job": [*RUN, "failed", *RUN, "completed"], "next": [*RUN, "completed"]}
+            await jobs.until(wanted, seconds=20)
     assert jobs.data("failed")[0]["retryable"] is True
 
 

@@ -1,11 +1,11 @@
 // Real BullMQ, whose jobs do as their data says: node jobs.mjs worker|watch|boss '{"url": …, …}'
-import { Queue, UnrecoverableError, Worker } from "bullmq";
 import { Redis } from "ioredis";
 import { createInterface } from "node:readline";
 import { bullmq, Producer } from "github-sync-events/producer";
 
 const [role, words] = process.argv.slice(2);
-const { url, key, does = [], handler, ...options } = JSON.parse(words);
+const { url, key, does = [], handler, lingers, version = "bullmq", ...options } = JSON.parse(words);
+const { Queue, UnrecoverableError, Worker } = await import(version);
 const connection = { url, maxRetriesPerRequest: null };
 const queue = new Queue("syncs", { connection });
 const pause = (ms, signal) => new Promise((done, failed) => {
@@ -27,6 +27,7 @@ const bodies = {
     throw Object.assign(new Error(), { name: "DelayedError" });
   },
   hangs_once: async (op, job) => { if (job.attemptsStarted < 2) await pause(60_000); },
+  hangs_where_it_ends: async () => { if (lingers) await pause(60_000); },
   hangs: async (op) => { await pause(60_000, op.signal); },
   naps: async () => { await pause(1500); },
   blocks_once: async (op, job) => {
@@ -53,6 +54,12 @@ if (role === "boss") {
   const syncs = bullmq(producer);
   const watch = syncs.watch(queue, { every: 500 });
   await watch.look();
+  if (lingers) { // what can't be sent anywhere holds the process up when it is told to end
+    const away = new Redis("redis://127.0.0.1:1");
+    away.on("error", () => {});
+    const lost = new Producer(away, { stream: key, log: { warn() {}, error() {} } });
+    lost.operation("lost", "p-1", { direction: "to_github" }, () => pause(60_000));
+  }
   if (role === "worker") {
     const body = async (op, job, token, signal) => {
       op.progress(50, `at 50 in ${process.pid}`);

@@ -13,6 +13,8 @@ const PUT_BACK = new Set(["DelayedError", "WaitingError", "WaitingChildrenError"
 const RESULT = ["filesChanged", "insertions", "deletions", "commitSha", "prUrl", "branchName"];
 const WAITS = { error: "The job was put back into its queue and goes on later", error_code: "UNKNOWN" };
 const HANDED_OVER = { error: "The worker was stopped, another one goes on", error_code: "UNKNOWN" };
+/** ms until a job that is handed over is to be had again: the worker of a process that ends would be the first to take it. */
+const HANDED_AFTER = 3000;
 const CANCELLED = { error: "The sync was cancelled", error_code: "UNKNOWN" };
 
 /** The sync that a job is, by the names that most have. Says once of each kind of job that it is none. */
@@ -31,7 +33,13 @@ export function bullmq(producer, { sync = byNames } = {}) {
   const syncOf = (job) => ({ ...sync(job, strange, producer.log), run: runOf(job) });
   return {
     // Three parameters: by their number BullMQ knows that it shall make a signal.
-    processor: (body) => async (job, token, signal) => new Run(producer, job, token, signal, syncOf(job)).of(body),
+    processor: (body) => async (job, token, signal) => {
+      if (producer.leaving) {
+        await handOver(job, token);
+        throw Object.assign(new Error("the process ends"), { name: "DelayedError" });
+      }
+      return new Run(producer, job, token, signal, syncOf(job)).of(body);
+    },
     watch: (queue, { every = 2000 } = {}) => new QueueWatch(queue, producer, syncOf, every),
   };
 }
@@ -40,6 +48,11 @@ export function bullmq(producer, { sync = byNames } = {}) {
 function runOf({ queueQualifiedName, queueName, id, timestamp, attemptsStarted, processedOn }) {
   const words = [queueQualifiedName ?? queueName, id, timestamp, attemptsStarted ?? 0, processedOn ?? 0];
   return createHash("sha256").update(words.join("\n")).digest("hex").slice(0, 32);
+}
+
+/** Back into the queue, for another worker. */
+function handOver(job, token) {
+  return job.moveToDelayed?.(Date.now() + HANDED_AFTER, token);
 }
 
 /** One activation of a job by this worker. */
@@ -93,7 +106,7 @@ class Run {
     const told = cancelled ? CANCELLED : this.#producer.standardError(error);
     const named = ERROR_CODES.includes(told.error_code) && told.error_code !== "UNKNOWN";
     // To try again what GitHub will refuse again helps nobody.
-    if (cancelled || (named && told.retryable !== true)) job.discard?.();
+    if (cancelled || (named && told.retryable !== true)) job.opts.attempts = job.attemptsMade + 1;
     const [again, delay] = await this.#retried(error);
     const after = again && told.retryAfter > 0 ? Math.max(told.retryAfter * 1000, delay) : delay;
     // What is told is what BullMQ will do, to the millisecond, whatever jitter its own delay has.
@@ -125,10 +138,9 @@ class Run {
     return false;
   }
 
-  /** Back into the queue, where another worker takes it at once. */
   async #handOver() {
     try {
-      await this.#job.moveToWait?.(this.#token);
+      await handOver(this.#job, this.#token);
     } catch { /* another worker finds it when its lock has expired */ }
     this.#tell(HANDED_OVER, true);
   }

@@ -48,6 +48,7 @@ export class Operation {
 /** Publishes to one stream, by a connection of its own that is made like the client it is given. */
 export class Producer {
   log;
+  leaving = false; // the process ends: nothing new is begun
   #outbox;
   #link;
   #classify;
@@ -101,6 +102,7 @@ export class Producer {
 
   /** Ends every open operation, and waits until that is in Redis, 2 s at most. For a program's own signal handler. */
   async onExit() {
+    this.leaving = true;
     await Promise.allSettled([...this.#open.values()].map((stop) => stop()));
     await this.#sent(() => this.#outbox.size === 0, LEAVE);
     this.#giveUp();

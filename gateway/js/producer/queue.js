@@ -53,7 +53,7 @@ export class QueueWatch {
   }
 
   async #look() {
-    const client = await this.#queue.client;
+    const client = await (this.#queue.client ?? this.#queue.getBackend().client); // as BullMQ 5 and 6 have it
     if (this.#place === null) return this.#begin(client);
     let whole = await this.#read(client);
     const gone = await this.#gone(client);
