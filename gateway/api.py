@@ -102,7 +102,9 @@ class Api:
             return False
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        grant = await self._enter(request)
+        grant = None if self.draining else await self._known(request)
+        if grant is None or self.draining:  # which may have begun while the keys were waited for
+            raise self._unavailable("this replica is going away")
         scope = STREAMS[route_name(request)](request, grant)
         return self._open(request, scope, grant) or web.Response()  # to nobody: the client isn't aiohttp's any more
 
@@ -136,12 +138,6 @@ class Api:
         if not self._ready():
             raise self._unavailable("the history is being loaded")
         return await self._grant(request)
-
-    async def _enter(self, request: web.Request) -> Grant:
-        """The grant of a request for a stream, if streams are to be had now."""
-        if self.draining:
-            raise self._unavailable("this replica is going away")
-        return await self._known(request)
 
     def _unavailable(self, why: str) -> Problem:
         return Problem(503, f"{why}: come back", Retry_After=str(math.ceil(self._config.retry)))

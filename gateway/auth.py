@@ -108,7 +108,7 @@ class Verifier:
         self._issuer = config.jwt_issuer or None
         self._leeway = config.jwt_leeway
         self._audience = config.jwt_audience or None
-        self._jwks = KeySet(config.jwks_url) if config.jwks_url else None
+        self._jwks = KeySet(config.jwks_url, self._forget_all) if config.jwks_url else None
         self._cache: dict[str, Grant] = {}
         self._cached = 0  # bytes
         self._key: Any = None
@@ -132,9 +132,8 @@ class Verifier:
 
     async def verify(self, token: str) -> Grant:
         """Raises InvalidToken, or KeysUnavailable. Waits only for a key set that has to be fetched."""
-        if self._jwks is not None and await self._jwks.refreshed():
-            self._cache.clear()
-            self._cached = 0
+        if self._jwks is not None:
+            await self._jwks.refresh()
         grant = self._cache.get(token)
         if grant is None:
             grant = await self._grant(token)
@@ -154,6 +153,11 @@ class Verifier:
         self._cached += _size(token, grant)
         while self._cached > CACHE:
             self._forget(next(iter(self._cache)))
+
+    def _forget_all(self) -> None:
+        """A key that was withdrawn may have signed any of them."""
+        self._cache.clear()
+        self._cached = 0
 
     def _forget(self, token: str) -> None:
         self._cached -= _size(token, self._cache.pop(token))

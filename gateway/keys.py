@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
@@ -35,11 +35,13 @@ class KeysUnavailable(Exception):
 
 class KeySet:
     """The keys at a URL, fetched when a token is signed by none of them, and when they are old. What was fetched last
-    stays in use while the URL can't be reached.
+    stays in use while the URL can't be reached. `changed` is called when it isn't what it was.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, changed: Callable[[], None]) -> None:
         self._url = url
+        self._changed = changed
+        self._document = b""
         self._keys: list[jwt.PyJWK] = []
         self._fetched = -JWKS_MAX_AGE  # when the fetch began that brought them
         self._tried = -JWKS_COOLDOWN
@@ -75,19 +77,20 @@ class KeySet:
         """Whether it is time to fetch the set again."""
         return time.monotonic() - self._fetched >= JWKS_MAX_AGE
 
-    async def refreshed(self) -> bool:
-        """Fetches the set again when it is old. Whether that was so."""
-        return self.old and await self._fetch()
+    async def refresh(self) -> None:
+        """Fetches the set again when it is old."""
+        if self.old:
+            await self._fetch()
 
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
 
-    async def _fetch(self) -> bool:
+    async def _fetch(self) -> None:
         async with self._turn:  # whoever waited here finds the set fetched
             began = time.monotonic()
             if began - self._tried < JWKS_COOLDOWN:
-                return False
+                return
             self._tried = began
             if self._session is None:
                 self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=JWKS_TIMEOUT))
@@ -103,8 +106,10 @@ class KeySet:
             except (*BAD_KEY_SET, aiohttp.ClientError, TimeoutError) as error:
                 message = f"the key set can't be fetched, keeping the {len(self._keys)} keys there are: {error!r}"
                 self._limited.warning("jwks", message, url=self._url)
-                return False
+                return
             self._keys = [key for key in keys if key.algorithm_name in ASYMMETRIC]
             self._fetched = began
             _log.info("key set fetched", extra={"url": self._url, "keys": len(self._keys)})
-            return True
+            if body != self._document:
+                self._document = body
+                self._changed()

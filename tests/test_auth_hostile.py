@@ -223,6 +223,46 @@ async def test_keys_rotate_without_a_gap(start: Start, monkeypatch: pytest.Monke
                 assert answered == 503
 
 
+async def test_what_a_withdrawn_key_signed_is_refused_as_soon_as_the_set_is_known_to_lack_it(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often others have it fetched: that must not keep what was verified before."""
+    monkeypatch.setattr("gateway.keys.JWKS_COOLDOWN", 0.05)
+    kids = ["a", "b"]
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response(key_set(*kids))
+
+    async with serving(answer) as url:
+        gateway = await start(SSE_AUTH="jwt", SSE_JWKS_URL=url)
+        assert await status(gateway, **signed("a")) == 404
+        kids.remove("a")
+        await asyncio.sleep(0.1)
+        while (answered := await status(gateway, **signed("unknown"))) != 401:
+            assert answered == 503
+        while (answered := await status(gateway, **signed("a"))) != 401:
+            assert answered == 503
+
+
+async def test_a_stream_that_waited_for_keys_while_the_drain_began_is_turned_away(start: Start) -> None:
+    asked, may = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.set()
+        await may.wait()
+        return web.json_response(key_set("a"))
+
+    async with serving(answer) as url:
+        gateway = await start(SSE_AUTH="jwt", SSE_JWKS_URL=url)
+        waiting = asyncio.create_task(gateway.get("/api/projects/p-1/stream", **signed("a")))
+        await asked.wait()
+        gateway.server._api.draining = True
+        may.set()
+        response = await waiting
+        assert response.status == 503
+        gateway.server._api.draining = False
+
+
 IDS = st.frozensets(st.sampled_from(["o0", "o1", "o2", "o3", "o4"]), max_size=3)
 PROJECTS = st.frozensets(st.sampled_from(["p0", "p1"]), max_size=2)
 PAIRS = st.frozensets(st.tuples(st.sampled_from(["p0", "p1"]), st.sampled_from(["o0", "o1", "o2"])), max_size=2)
