@@ -72,12 +72,7 @@ class Soak:
                         for last, _ in entries:
                             self.at[last] = len(self.truth)
                             self.truth.append(last)
-                except (
-                    redis.RedisError,
-                    OSError,
-                    TimeoutError,
-                    RuntimeError,
-                ):  # the last is uvloop's (follower.CLOSED)
+                except (redis.RedisError, OSError, TimeoutError, RuntimeError):  # as follower.CLOSED says
                     await asyncio.sleep(0.05)
 
     async def listen(self) -> None:
