@@ -86,12 +86,13 @@ def jobs(own_redis: RedisServer, npm: Path, request: pytest.FixtureRequest) -> J
 
 
 BOTH = pytest.mark.parametrize("jobs", ["bullmq", "bullmq6"], indirect=True)
-"""Version 5 is what all tests are about; 6 goes, but for what is told twice of a job that is removed at its failure."""
+"""Version 5 for all tests, 6 for what a worker, a watch and an end do."""
 
 
 RUN = ["started", "progress"]
 
 
+@BOTH
 async def test_what_a_worker_ran(jobs: Jobs) -> None:
     three = {"attempts": 3, "backoff": {"type": "fixed", "delay": 50}}
     async with jobs.process("worker"), jobs.process("watch"):
@@ -199,6 +200,7 @@ REMOVALS: dict[str, list[Any]] = {
 }
 
 
+@BOTH
 @pytest.mark.parametrize("how", REMOVALS)
 async def test_a_job_that_was_removed_before_it_ran_has_failed(jobs: Jobs, how: str) -> None:
     gone = {"a delayed job": ["later"], "a waiting job": ["soon"]}.get(how, ["later", "soon"])
@@ -220,6 +222,29 @@ async def test_a_job_that_was_removed_between_its_attempts_has_failed(jobs: Jobs
         await jobs.until({"job": [*RUN, "failed", "failed"]})
     assert [each["retryable"] for each in jobs.data("failed")][:2] == [True, False]
     assert jobs.data("failed")[0]["retryAfter"] == 60
+
+
+@BOTH
+@pytest.mark.parametrize("end", ["succeeds", "fails"])
+async def test_of_a_job_that_is_removed_at_its_end_one_end_is_told(jobs: Jobs, end: str) -> None:
+    """The watch knows it from before it ran, and whatever it reads of it comes when it is gone."""
+    async with jobs.process("watch"):
+        await jobs.do(["add", "job", end, {"removeOnComplete": True, "removeOnFail": True}])
+        await asyncio.sleep(1)
+        async with jobs.process("worker"):
+            await jobs.until({"job": [*RUN, "completed" if end == "succeeds" else "failed"]})
+
+
+@pytest.mark.parametrize("how", [["remove", "job"], ["drain", True], ["clean", 0, 100, "delayed"]])
+async def test_watches_that_know_more_or_less_of_a_removed_job_tell_one_end(jobs: Jobs, how: list[Any]) -> None:
+    """One of them hasn't looked since before the job ran."""
+    await jobs.do(["add", "job", "breaks", {"attempts": 3, "backoff": {"type": "fixed", "delay": 60_000}}])
+    async with jobs.process("watch", every=6000), jobs.process("worker"):
+        await jobs.until({"job": [*RUN, "failed"]})
+        await jobs.do(how)
+        await jobs.until({"job": [*RUN, "failed", "failed"]})
+        await asyncio.sleep(6)
+        assert jobs.told() == {"job": [*RUN, "failed", "failed"]}
 
 
 async def test_an_obliterated_queue_ends_what_runs_in_it(jobs: Jobs) -> None:

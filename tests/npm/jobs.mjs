@@ -4,7 +4,7 @@ import { createInterface } from "node:readline";
 import { bullmq, Producer } from "github-sync-events/producer";
 
 const [role, words] = process.argv.slice(2);
-const { url, key, does = [], handler, lingers, version = "bullmq", ...options } = JSON.parse(words);
+const { url, key, does = [], handler, lingers, every = 500, version = "bullmq", ...options } = JSON.parse(words);
 const { Queue, UnrecoverableError, Worker } = await import(version);
 const connection = { url, maxRetriesPerRequest: null };
 const queue = new Queue("syncs", { connection });
@@ -52,7 +52,7 @@ if (role === "boss") {
   redis.on("error", () => {});
   const producer = new Producer(redis, { stream: key, log: { warn: (line) => console.log(line), error: (line) => console.log(line) } });
   const syncs = bullmq(producer);
-  const watch = syncs.watch(queue, { every: 500 });
+  const watch = syncs.watch(queue, { every });
   await watch.look();
   if (lingers) { // what can't be sent anywhere holds the process up when it is told to end
     const away = new Redis("redis://127.0.0.1:1");

@@ -90,7 +90,7 @@ export declare class Producer {
   close(): Promise<void>;
 }
 
-/** What is used of a job of BullMQ 5. */
+/** What is used of a job of BullMQ 5 or 6. */
 export interface Job {
   id?: string;
   name: string;

@@ -4,7 +4,8 @@
  * BullMQ writes an event for most of what becomes of a job, by the same script that does it, and none where a queue is drained,
  * cleaned or obliterated. So every look reads those events, asks which of the jobs that it knows are still there, and reads
  * the events again: a job that is gone and of which no event said that it ended was removed. Watches in any number of
- * processes tell the same, and the gateway leaves all but the first out.
+ * processes tell the same, and the gateway leaves all but the first out. A job that is gone can't be asked for its run,
+ * and the one that a watch knows may be older: what is told of one that no worker ran has a name that all watches know.
  */
 import { members } from "./link.js";
 
@@ -12,6 +13,10 @@ const OPEN = ["waiting", "active", "delayed", "prioritized", "paused", "waiting-
 const PAGE = 1000;
 /** Keys that one look asks for at most; of more open jobs it takes several until all were looked at. */
 const LOOKED = 20_000;
+/** What is told of a job that no worker runs then. */
+const QUIET = ["added", "waiting", "delayed", "prioritized", "waiting-children"];
+/** Why jobs fail that BullMQ itself ends, without their processor. */
+const UNTOLD = /^(job (stalled|started) more than allowable limit|child .+ failed)$/s;
 const REMOVED = { error: "The job was removed from its queue", error_code: "UNKNOWN" };
 
 export class QueueWatch {
@@ -63,15 +68,18 @@ export class QueueWatch {
       if (sync === undefined) continue;
       this.#known.delete(id);
       // Where events were trimmed before they could be read, one that has never run may have ended well meanwhile.
-      if (whole || sync.started) this.#producer.verdict(sync, REMOVED);
+      if (whole && !sync.runs) this.#removed(sync);
+      else if (sync.started || sync.runs) this.#producer.verdict(sync, REMOVED);
     }
   }
 
   async #begin(client) {
     const [last] = await client.xrevrange(this.#queue.keys.events, "+", "-", "COUNT", 1);
-    for (let at = 0, jobs; at === 0 || jobs.length; at += PAGE) {
-      jobs = await this.#queue.getJobs(OPEN, at, at + PAGE - 1);
-      for (const job of jobs) this.#learn(job);
+    for (const state of OPEN) {
+      for (let at = 0, jobs; at === 0 || jobs.length; at += PAGE) {
+        jobs = await this.#queue.getJobs([state], at, at + PAGE - 1);
+        for (const job of jobs) this.#learn(job, state === "active");
+      }
     }
     this.#place = last?.[0] ?? "0-0";
   }
@@ -82,20 +90,23 @@ export class QueueWatch {
     const whole = (await client.xrange(key, this.#place, this.#place)).length > 0 || (await this.#isNew(client, key));
     for (let page; page === undefined || page.length === PAGE; ) {
       page = await client.xrange(key, `(${this.#place}`, "+", "COUNT", PAGE);
-      const changed = new Set();
+      const changed = new Map(); // by id: whether a worker runs it
       for (const [id, fields] of page) {
         this.#place = id;
         const { event, jobId, failedReason } = members(fields);
-        if (["added", "waiting", "delayed", "prioritized", "active", "waiting-children"].includes(event)) changed.add(jobId);
-        else if (event === "completed") this.#ended(jobId, changed);
+        const known = this.#known.get(jobId), runs = event === "active";
+        if (runs || QUIET.includes(event)) {
+          changed.set(jobId, runs);
+          if (known) known.runs = runs;
+        } else if (event === "completed") this.#ended(jobId, changed);
         else if (event === "failed") await this.#failed(jobId, failedReason, changed);
-        else if (event === "removed" && this.#known.has(jobId)) {
-          this.#producer.verdict(this.#known.get(jobId), REMOVED);
+        else if (event === "removed" && known) {
+          this.#removed(known);
           this.#ended(jobId, changed);
         }
       }
-      const jobs = await Promise.all([...changed].map((id) => this.#queue.getJob(id)));
-      for (const job of jobs) if (job && !job.finishedOn) this.#learn(job);
+      const jobs = await Promise.all([...changed.keys()].map((id) => this.#queue.getJob(id)));
+      for (const job of jobs) if (job && !job.finishedOn) this.#learn(job, changed.get(job.id));
     }
     return whole;
   }
@@ -105,6 +116,11 @@ export class QueueWatch {
     if ((await client.exists(key)) === 0) return true;
     const info = members(await client.xinfo("STREAM", key));
     return info.length === info["entries-added"];
+  }
+
+  /** A job that no worker ran. */
+  #removed(sync) {
+    this.#producer.verdict({ ...sync, run: `removed ${sync.added}` }, REMOVED);
   }
 
   #ended(id, changed) {
@@ -117,13 +133,15 @@ export class QueueWatch {
     const job = await this.#queue.getJob(id);
     if (job && !job.finishedOn) return; // tried again by hand meanwhile
     const sync = job ? this.#syncOf(job) : this.#known.get(id);
-    if (isSync(sync)) this.#producer.verdict(sync, this.#producer.standardError(new Error(reason)));
+    // One that is known from before it ran has another run, under which its worker has told its end.
+    const untold = isSync(sync) && (job || sync.started || UNTOLD.test(reason));
+    if (untold) this.#producer.verdict(sync, this.#producer.standardError(new Error(reason)));
     this.#ended(id, changed);
   }
 
-  #learn(job) {
+  #learn(job, runs) {
     const sync = this.#syncOf(job);
-    if (isSync(sync)) this.#known.set(job.id, { ...sync, started: job.attemptsStarted > 0 });
+    if (isSync(sync)) this.#known.set(job.id, { ...sync, added: job.timestamp, started: job.attemptsStarted > 0, runs });
   }
 
   /** Those of the known jobs that are there no more. */
