@@ -10,6 +10,7 @@ from aiohttp import web
 
 from gateway.answers import Answers, json_response
 from gateway.asked import operation_scope
+from gateway.cursor import Mode
 from gateway.event import Key, format_id
 from gateway.hub import Hub
 from gateway.metrics import Metrics
@@ -80,7 +81,7 @@ class Admin:
                         "requestId": subscriber.wish.request_id,
                         "since": datetime.fromtimestamp(subscriber.wish.since, UTC).isoformat(timespec="milliseconds"),
                         "place": format_id(subscriber.cursor.place),
-                        "lagging": subscriber.cursor.lagging,
+                        "lagging": subscriber.cursor.mode is Mode.LAGGING,
                     }
                 )
             if number % PER_TURN == 0:

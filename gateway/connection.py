@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from gateway import frame
-from gateway.cursor import Cursor, Slice, slice_of
+from gateway.cursor import Cursor, Mode, Slice, slice_of
 from gateway.event import ZERO, EntryId, Event
 from gateway.history import History
 from gateway.hub import Item, Subscriber, stalled_advice
@@ -61,7 +61,8 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         now = time.monotonic()
         self._wire.waiting_since(now)
-        self.cursor.lagging = self.cursor.lagging or self._state is State.LIVE
+        if self._state is State.LIVE:
+            self.cursor.mode = Mode.LAGGING
         self._rest()
         if self._state is not State.OVER:
             self._terms.archive.leave(self)
@@ -240,9 +241,9 @@ class Connection(asyncio.Protocol):
             elif handed > len(items):
                 self._unconfirmed = False
             given = taken if handed >= len(events) else slice_of(events[:handed])
-            if cursor.replaying:
+            if cursor.mode is Mode.REPLAY:
                 hub.metrics.replayed += len(given.events)
-            if self._state is State.LIVE or cursor.lagging:
+            if self._state is State.LIVE or cursor.mode is Mode.LAGGING:
                 hub.count([(given.events, 1)], time.time())
             else:
                 hub.count_replay(given.types)
@@ -268,8 +269,7 @@ class Connection(asyncio.Protocol):
             self._beat()
             if self._state is not State.READING:
                 return
-        cursor.replaying = cursor.lagging = False
-        self._state = State.LIVE
+        cursor.mode, self._state = Mode.LIVE, State.LIVE
         self._topic = hub.live(self)
 
     def _earlier(self, due: float) -> float:

@@ -7,6 +7,7 @@ same way, so that it costs a place and no list.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
 from itertools import islice, takewhile
 from operator import attrgetter
 from typing import Final, NamedTuple, cast
@@ -25,6 +26,15 @@ SLICE_BYTES: Final = 128 * 1024
 SCAN: Final = 4096
 """Events looked at in one turn at most, whether they are in scope or not."""
 _type = attrgetter("type")
+
+
+class Mode(Enum):
+    """What a cursor is read for, in this order. While it lags, superseded progress is skipped."""
+
+    SNAPSHOT = "snapshot"
+    REPLAY = "replay"
+    LIVE = "live"
+    LAGGING = "lagging"
 
 
 class Slice(NamedTuple):
@@ -46,13 +56,12 @@ class Cursor:
     """Reads `history` for one scope. `sees` says which operations the grant shows, None that it shows all in scope.
 
     `at` is the id up to which all was taken, `told` the id that the browser would come back with (None: none yet),
-    `advised` the number of the last advice. While `replaying`, nothing is skipped; while `lagging`, superseded progress
-    is. What is taken counts as given, unless `gave` says that it was less.
+    `advised` the number of the last advice. What is taken counts as given, unless `gave` says that it was less.
     """
 
     __slots__ = (
         "_final", "_follow", "_reads", "_sees", "_since", "_snapshot", "advised", "at", "earliest", "history",
-        "lagging", "replaying", "scope", "told",
+        "mode", "scope", "told",
     )  # fmt: skip
 
     def __init__(self, history: History, scope: Scope, sees: Sees | None = None, *, follow: bool = False) -> None:
@@ -69,8 +78,7 @@ class Cursor:
         self.told: EntryId | None = None
         self.advised = 0
         self.earliest = False  # it asks for all that is held, however much was trimmed before
-        self.replaying = False
-        self.lagging = False
+        self.mode = Mode.SNAPSHOT
 
     @property
     def place(self) -> EntryId:
@@ -95,7 +103,7 @@ class Cursor:
         `after`, to go on from the newest entry.
         """
         self.at = self.history.newest
-        self.replaying = False
+        self.mode = Mode.SNAPSHOT
         self.advised = 0
         self._snapshot = ZERO
         self._since = self.history.since(self.scope, self._sees, ended, after)
@@ -103,7 +111,7 @@ class Cursor:
     def replay(self, at: EntryId) -> None:
         """Goes on after `at`."""
         self.at = self.told = at
-        self.replaying = True
+        self.mode = Mode.REPLAY
 
     def covered(self) -> bool:
         """Whether memory holds all that comes next."""
@@ -139,7 +147,7 @@ class Cursor:
         joined and counted once, for all whom the same is due.
         """
         history = self.history
-        due = self.at, history.newest, self.lagging, self._follow, self._sees, self.scope
+        due = self.at, history.newest, self.mode is Mode.LAGGING, self._follow, self._sees, self.scope
         if history.taken[0] == due:
             _, taken, (self.at, self.told, self._final) = history.taken
             return cast("Slice", taken)
@@ -153,7 +161,7 @@ class Cursor:
         taken: list[Event] = []
         size = skipped = 0
         scope = None if self._reads is self.scope else self.scope  # to be looked for in all that comes
-        lagging, sees, event = self.lagging, self._sees, None
+        lagging, sees, event = self.mode is Mode.LAGGING, self._sees, None
         for event in islice(events, SCAN):
             if scope is not None and event not in scope:
                 continue

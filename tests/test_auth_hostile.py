@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gateway.auth import Grant, InvalidToken, Verifier, find_tokens
 from gateway.config import Config
-from gateway.cursor import Cursor
+from gateway.cursor import Cursor, Mode
 from gateway.event import ZERO, Event
 from gateway.history import History
 from gateway.scope import Scope
@@ -300,13 +300,13 @@ def test_a_listener_never_gets_an_event_outside_its_grant(
         ]
 
     begin = entries[at][0] if at < len(entries) else ZERO
-    for lagging in (False, True):
+    for mode in (Mode.REPLAY, Mode.LAGGING):
         cursor = Cursor(history, scope, sees)
         cursor.replay(begin)
-        cursor.lagging = lagging
+        cursor.mode = mode
         got = taken(cursor)
         wanted = granted([event for event in stream if event.id > begin])
-        assert got == wanted if not lagging else set(map(id, got)) <= set(map(id, wanted))
+        assert got == wanted if mode is Mode.REPLAY else set(map(id, got)) <= set(map(id, wanted))
     cursor = Cursor(history, scope, sees)
     cursor.snapshot(ended=3)
     assert taken(cursor) == granted(taken(cursor_of(history, scope, cursor)))

@@ -8,7 +8,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cursor import Cursor, Slice
+from gateway.cursor import Cursor, Mode, Slice
 from gateway.event import ZERO, EntryId, Event, decode
 from gateway.history import EVENT, History
 from gateway.log import Verdicts
@@ -70,12 +70,12 @@ def test_what_one_cursor_took_is_given_to_another_only_where_the_same_is_due(
         take(kept, stream[start : start + 3])
         for _ in range(4):
             scope, follow = data.draw(st.sampled_from(scopes)), data.draw(st.booleans())
-            sees, lagging = data.draw(st.sampled_from(grants)), data.draw(st.booleans())
+            sees, mode = data.draw(st.sampled_from(grants)), data.draw(st.sampled_from(Mode))
             place = data.draw(st.sampled_from([kept.floor, stream[start][0]]))
             one, alone = (Cursor(kept, scope, sees, follow=follow) for _ in range(2))
             for cursor in (one, alone):
                 cursor.replay(place)
-                cursor.lagging = lagging
+                cursor.mode = mode
             found, before = one.take(), kept.taken
             kept.taken = (None,)
             assert found == alone.take()
@@ -195,7 +195,7 @@ def test_a_lagging_client_misses_nothing_but_superseded_progress(stream: list[En
     if not stream[cut:]:
         return
     cursor.replay(stream[cut][0])
-    cursor.lagging = True
+    cursor.mode = Mode.LAGGING
     seen: list[Event] = []
     skipped = 0
     while cursor.behind():

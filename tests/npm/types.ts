@@ -1,6 +1,7 @@
 // Only has to compile: the types of the module and of the hook, used as a page would.
 import { watch, type SyncEvent, type Status } from "github-sync-events";
 import { bullmq, Producer } from "github-sync-events/producer";
+import { Queue, Worker, type Job } from "bullmq6"; // 5 is what the README's worker is compiled with
 import { Redis } from "ioredis";
 import { createClient } from "redis";
 import { useGitHubSync } from "github-sync-events/react";
@@ -21,3 +22,5 @@ export const bar = (id: string): number => useGitHubSync(id).percent;
 export const kit = new Producer(createClient());
 export const value: Promise<number> = kit.operation("op", "p", { direction: "to_github" }, (op) => (op.progress(1, "x"), 5));
 export const syncs = bullmq(new Producer(new Redis()), { sync: (job) => ({ operationId: job.id, projectId: "p", direction: "to_github" }) });
+export const worker = new Worker("syncs", syncs.processor(async (op, job: Job) => job.name));
+syncs.watch(new Queue("syncs"));
