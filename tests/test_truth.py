@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 from redis.asyncio.connection import Connection
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.event import EntryId, format_id
 from gateway.link import Link, Moved
@@ -523,15 +524,40 @@ async def test_what_the_reader_has_not_come_to_is_its_own_to_hand_out(start: Sta
         assert ids(await stream.until_id(end)) == ["5000-0", "7000-0"]
 
 
-async def test_a_link_that_was_left_for_good_never_connects_again(own_redis: RedisServer) -> None:
+@pytest.fixture
+async def link(own_redis: RedisServer) -> AsyncIterator[Link]:
+    opened = await Source(own_redis.url, "stream").connect()
+    yield opened
+    await opened.close()
+
+
+async def test_a_link_that_was_left_for_good_never_connects_again(link: Link) -> None:
     """redis-py would, to the same node."""
-    link = await Source(own_redis.url, "stream").connect()
     assert await link.exchange(("XRANGE", "stream", "-", "+")) == [[]]
     await link.retire()
     with pytest.raises(Moved):
         await link.exchange(("XRANGE", "stream", "-", "+"))
     with pytest.raises(Moved):
         await link.reopen()
+
+
+async def test_a_command_that_waits_is_sent_late_or_never(link: Link, own_redis: RedisServer) -> None:
+    """Never where who asked is gone by then: its reply would be taken for the next one's."""
+    add, began = ("XADD", "stream", "*", "field", "value"), time.monotonic()
+    assert await link.exchange(("XLEN", "stream"), later=0.2) == [0]
+    assert 0.19 < time.monotonic() - began < 5
+    left = asyncio.create_task(link.exchange(add, later=0.1))
+    await asyncio.sleep(0.05)
+    left.cancel()
+    await asyncio.sleep(0.2)
+    assert await link.exchange(("XLEN", "stream")) == [0]
+    waiting = asyncio.create_task(link.exchange(add, later=60))
+    await asyncio.sleep(0.05)
+    async with working(own_redis.url, "stream") as worker:
+        await worker.redis.client_kill_filter(_type="normal", skipme=True)
+    async with asyncio.timeout(5):
+        with pytest.raises(RedisConnectionError):
+            await waiting
 
 
 async def test_a_redis_that_closes_while_it_is_greeted_is_come_back_to(
