@@ -8,8 +8,10 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, closing, suppress
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from hypothesis import strategies as st
 from gateway import schema
 from gateway.event import decode, parse_id
 from gateway.producer import AsyncProducer, Producer, Trim
+from gateway.producer.core import LAST_SEQ, STOPPED, Attempt, Sync
 from gateway.producer.outbox import Entry, Outbox
 from gateway.shaping import STALE, Track, shape
 from tests.conftest import Gateway, Worker, working
@@ -100,7 +103,7 @@ async def test_a_failure_says_that_it_is_retried_only_where_another_attempt_will
     assert (timed_out["retryable"], refused["retryable"]) == (again, False)
     assert (started.get("attempt"), started.get("attempts")) == (attempt, attempts)
     runs = [each["run"] for each in await written(worker)]
-    assert [each["seq"] for each in await written(worker)] == [1, 2, 1, 2]
+    assert [each["seq"] for each in await written(worker)] == [1, LAST_SEQ, 1, LAST_SEQ]
     assert runs[0] == runs[1] != runs[2] == runs[3]
 
 
@@ -111,6 +114,56 @@ async def test_after_the_end_nothing_more_is_published(producer: AsyncProducer, 
         op.failed(ValueError())
     await producer.close()
     assert [event["type"] for event in await written(worker)] == ["started", "failed"]
+
+
+def interrupted(call: Callable[[], None], at: int, handler: Callable[[], None]) -> bool:
+    """Calls it, with a signal at the line that runs `at`-th. Whether so many ran."""
+    left = at
+
+    def tracer(_: object, event: str, __: object) -> Any:
+        nonlocal left
+        left -= event == "line"
+        if left == 0:
+            sys.settrace(None)
+            handler()
+        return tracer if left > 0 else None
+
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        call()
+    except SystemExit:
+        pass
+    finally:
+        sys.settrace(before)
+    return left <= 0
+
+
+@pytest.mark.parametrize("killed", [True, False])
+@pytest.mark.parametrize("call", [Attempt.complete, partial(Attempt.progress, percent=50, message="half")])
+def test_a_signal_at_any_line_leaves_one_end_and_nothing_behind_it(call: Callable[..., None], killed: bool) -> None:
+    """Its handler ends what is open, and then the process, or lets it go on."""
+    for at in count(1):
+        entries: list[Entry] = []
+        attempt = Attempt(Sync("op", "p", "to_github"), partial(queued, entries), time.monotonic, time.time)
+        attempt.start()
+
+        def handler(attempt: Attempt = attempt) -> None:
+            attempt.fail(STOPPED)
+            if killed:
+                raise SystemExit
+
+        if not interrupted(partial(call, attempt), at, handler):
+            assert at > 30
+            return
+        fields = [dict(zip(entry.fields[::2], entry.fields[1::2], strict=True)) for entry in entries]
+        types = [type for _, type in seen([(f"{number}-0", each) for number, each in enumerate(fields, 1)])]
+        assert [type in (schema.COMPLETED, schema.FAILED) for type in types] == [False] * (len(types) - 1) + [True], at
+
+
+def queued(entries: list[Entry], entry: Entry) -> int:
+    entries.append(entry)
+    return len(entries)
 
 
 async def test_throttle_and_monotonic_at_the_source(producer: AsyncProducer, worker: Worker) -> None:

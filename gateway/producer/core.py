@@ -6,7 +6,6 @@ Pure: no I/O, no clock of its own (times are parameters, in seconds), no Redis. 
 import json
 import math
 import os
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,9 @@ ROOM: Final = schema.ENTRY_MAX_BYTES - 2048
 """Bytes of `data` that leave room for the entry's other fields."""
 SIZES: Final = ((2000, 200), (500, 50), (100, 10))
 """Lengths of texts and of lists, tried until an event has room."""
+
+LAST_SEQ: Final = 2**31 - 1
+"""The `seq` of every end: nothing of its run counts behind it, a second end neither."""
 
 STOPPED: Final = {"error": "The sync was stopped before its end", "error_code": "UNKNOWN", "retryable": False}
 """The standard error of a sync that was cancelled, interrupted or exited: none of GitHub's."""
@@ -59,7 +61,8 @@ class Sync(NamedTuple):
 class Attempt:
     """One run of a sync, from `started` to its terminal event. `emit` takes events and answers with their numbers.
 
-    Two threads may end it at once, and a signal's handler while it is ending: one of them does.
+    Two threads may end it at once, and a signal's handler while it is ending: the gateway takes the first of these
+    ends, for they have one `seq`.
     """
 
     def __init__(
@@ -77,13 +80,12 @@ class Attempt:
         self._told: float = 0
         self._result: dict[str, Any] = {}
         self._pid = os.getpid()
-        self._ended = threading.Lock()  # taken by who ends it, for good
         self.end: int | None = None  # the number of its terminal event
 
     @property
     def over(self) -> bool:
         """Whether it has ended, or is another process's: a fork has a copy of it."""
-        return self._ended.locked() or self._pid != os.getpid()
+        return self.end is not None or self._pid != os.getpid()
 
     def start(self) -> None:
         self._publish(schema.STARTED, {"direction": self._sync.direction, "syncMode": self._sync.sync_mode})
@@ -153,15 +155,13 @@ class Attempt:
             "projectId": identifier(sync.project, schema.ID_MAX_LENGTH),
             "timestamp": stamp,
             "run": self._run,
-            "seq": next(self._seq),
+            "seq": LAST_SEQ if terminal else next(self._seq),
             "attempt": sync.attempt,
             "attempts": sync.attempts,
         }
         own = {name: value for name, value in own.items() if value is not None}
         data = _fitting(members, own, schema.DATA[type]["required"])
         fields = ("buildId", f"github-{own['projectId']}", "type", type, "data", data, "timestamp", stamp)
-        if terminal and not self._ended.acquire(blocking=False):
-            return
         number = self._emit(Entry(self._number, type, terminal, fields))
         if terminal:
             self.end = number

@@ -9,8 +9,8 @@ import {
 } from "./vocabulary.js";
 
 /**
- * The `seq` that ends a run whose name is known elsewhere too: a watch of the queue may tell the same end, and is then
- * left out. A failure that will be tried again leaves room for the end of that.
+ * The `seq` of every end: nothing of its run counts behind it, a second end neither, as a watch of the queue may tell
+ * of a run that it can name too. There a failure that will be tried again leaves room for the end of that.
  */
 const LAST_SEQ = 2 ** 31 - 1;
 
@@ -113,7 +113,7 @@ export class Attempt {
     const terminal = type === TYPES.COMPLETED || type === TYPES.FAILED;
     const { operationId, projectId, attempt, attempts, run } = this.#sync;
     const timestamp = new Date(this.#wall()).toISOString();
-    this.#seq = run !== undefined && terminal ? LAST_SEQ - (members.retryable === true ? 1 : 0) : this.#seq + 1;
+    this.#seq = terminal ? LAST_SEQ - (run !== undefined && members.retryable === true ? 1 : 0) : this.#seq + 1;
     const own = {
       operationId: identifier(operationId, ID_MAX_LENGTH), projectId: identifier(projectId, ID_MAX_LENGTH),
       timestamp, run: this.#run, seq: this.#seq, attempt, attempts,
