@@ -89,6 +89,8 @@ BOTH = pytest.mark.parametrize("jobs", ["bullmq", "bullmq6"], indirect=True)
 """Version 5 for all tests, 6 for what a worker, a watch and an end do."""
 
 
+SLOW = 6000
+"""How often a watch looks that sees little of what happens."""
 RUN = ["started", "progress"]
 
 
@@ -239,12 +241,33 @@ async def test_of_a_job_that_is_removed_at_its_end_one_end_is_told(jobs: Jobs, e
 async def test_watches_that_know_more_or_less_of_a_removed_job_tell_one_end(jobs: Jobs, how: list[Any]) -> None:
     """One of them hasn't looked since before the job ran."""
     await jobs.do(["add", "job", "breaks", {"attempts": 3, "backoff": {"type": "fixed", "delay": 60_000}}])
-    async with jobs.process("watch", every=6000), jobs.process("worker"):
+    async with jobs.process("watch", every=SLOW), jobs.process("worker"):
         await jobs.until({"job": [*RUN, "failed"]})
         await jobs.do(how)
         await jobs.until({"job": [*RUN, "failed", "failed"]})
-        await asyncio.sleep(6)
+        await asyncio.sleep(SLOW / 1000)
         assert jobs.told() == {"job": [*RUN, "failed", "failed"]}
+
+
+@BOTH
+async def test_a_worker_tells_the_watch_of_its_process_what_it_runs(jobs: Jobs) -> None:
+    """So a job that came and went between two looks has its end."""
+    async with jobs.process("worker", every=SLOW):
+        await jobs.do(["add", "job", "breaks", {"attempts": 3, "backoff": {"type": "fixed", "delay": 60_000}}])
+        await jobs.until({"job": [*RUN, "failed"]}, seconds=4)
+        await jobs.do(["obliterate", {"force": True}])
+        await jobs.until({"job": [*RUN, "failed", "failed"]})
+
+
+async def test_what_ended_before_its_queue_was_obliterated_has_no_second_end(jobs: Jobs) -> None:
+    """A watch that knows the job from its first attempt can't read any more that there was another."""
+    async with jobs.process("worker"):
+        await jobs.do(["add", "job", "limps", {"attempts": 2, "backoff": {"type": "fixed", "delay": 3000}}])
+        async with jobs.process("watch", every=SLOW):
+            await jobs.until({"job": [*RUN, "failed", *RUN, "completed"]})
+            await jobs.do(["obliterate", {"force": True}], ["add", "new", "succeeds", {"delay": 60_000}])
+            await asyncio.sleep(2 * SLOW / 1000)
+            assert jobs.told() == {"job": [*RUN, "failed", *RUN, "completed"]}
 
 
 async def test_an_obliterated_queue_ends_what_runs_in_it(jobs: Jobs) -> None:

@@ -30,6 +30,7 @@ function byNames({ id, name, data }, strange, log) {
 /** See index.d.ts. `sync` says of a job `{ operationId, projectId, direction, syncMode? }`; nothing where it is none. */
 export function bullmq(producer, { sync = byNames } = {}) {
   const strange = new Set(); // names of jobs that are no syncs
+  const watches = new Set();
   const syncOf = (job) => ({ ...sync(job, strange, producer.log), run: runOf(job) });
   return {
     // Three parameters: by their number BullMQ knows that it shall make a signal.
@@ -38,9 +39,14 @@ export function bullmq(producer, { sync = byNames } = {}) {
         await handOver(job, token);
         throw Object.assign(new Error("the process ends"), { name: "DelayedError" });
       }
+      for (const watch of watches) watch.begun(job);
       return new Run(producer, job, token, signal, syncOf(job)).of(body);
     },
-    watch: (queue, { every = 2000 } = {}) => new QueueWatch(queue, producer, syncOf, every),
+    watch: (queue, { every = 2000 } = {}) => {
+      const watch = new QueueWatch(queue, producer, syncOf, every);
+      watches.add(watch);
+      return watch;
+    },
   };
 }
 

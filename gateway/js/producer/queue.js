@@ -13,6 +13,8 @@ const OPEN = ["waiting", "active", "delayed", "prioritized", "paused", "waiting-
 const PAGE = 1000;
 /** Keys that one look asks for at most; of more open jobs it takes several until all were looked at. */
 const LOOKED = 20_000;
+/** How many of a job's events were there to be read: the queue may have been obliterated, or they were trimmed. */
+const [SOME, NEW, ALL] = [0, 1, 2];
 /** What is told of a job that no worker runs then. */
 const QUIET = ["added", "waiting", "delayed", "prioritized", "waiting-children"];
 /** Why jobs fail that BullMQ itself ends, without their processor. */
@@ -52,24 +54,30 @@ export class QueueWatch {
     return this.#looking;
   }
 
+  /** A worker of this process begins with a job, which may be gone before the next look. */
+  begun(job) {
+    if (this.#place !== null && job.queueQualifiedName === this.#queue.qualifiedName) this.#learn(job, true);
+  }
+
   async close() {
     clearInterval(this.#timer);
     await this.#looking;
+    this.#place = null;
   }
 
   async #look() {
     const client = await (this.#queue.client ?? this.#queue.getBackend().client); // as BullMQ 5 and 6 have it
     if (this.#place === null) return this.#begin(client);
-    let whole = await this.#read(client);
+    await this.#read(client);
     const gone = await this.#gone(client);
-    whole = (await this.#read(client)) && whole;
+    await this.#read(client);
     for (const id of gone) {
       const sync = this.#known.get(id);
       if (sync === undefined) continue;
       this.#known.delete(id);
-      // Where events were trimmed before they could be read, one that has never run may have ended well meanwhile.
-      if (whole && !sync.runs) this.#removed(sync);
-      else if (sync.started || sync.runs) this.#producer.verdict(sync, REMOVED);
+      // Where events are missing it may have ended meanwhile: one that has run is then left out by the name of its run.
+      if (sync.read === ALL && !sync.runs) this.#removed(sync);
+      else if (sync.read !== SOME || sync.started) this.#producer.verdict(sync, REMOVED);
     }
   }
 
@@ -84,16 +92,21 @@ export class QueueWatch {
     this.#place = last?.[0] ?? "0-0";
   }
 
-  /** Reads what has happened since. Whether nothing was missed. */
+  /** Reads what has happened since. */
   async #read(client) {
     const key = this.#queue.keys.events;
-    const whole = (await client.xrange(key, this.#place, this.#place)).length > 0 || (await this.#isNew(client, key));
-    for (let page; page === undefined || page.length === PAGE; ) {
-      page = await client.xrange(key, `(${this.#place}`, "+", "COUNT", PAGE);
+    for (let full = true; full; ) {
+      const page = await client.xrange(key, this.#place, "+", "COUNT", PAGE + 1); // the first is what was read last
+      full = page.length > PAGE;
+      if (page[0]?.[0] === this.#place) page.shift();
+      else {
+        const read = (await this.#isNew(client, key)) ? NEW : SOME;
+        for (const sync of this.#known.values()) sync.read = Math.min(sync.read, read);
+      }
       const changed = new Map(); // by id: whether a worker runs it
       for (const [id, fields] of page) {
         this.#place = id;
-        const { event, jobId, failedReason } = members(fields);
+        const { event, jobId, failedReason, prev } = members(fields);
         const known = this.#known.get(jobId), runs = event === "active";
         if (runs || QUIET.includes(event)) {
           changed.set(jobId, runs);
@@ -101,14 +114,13 @@ export class QueueWatch {
         } else if (event === "completed") this.#ended(jobId, changed);
         else if (event === "failed") await this.#failed(jobId, failedReason, changed);
         else if (event === "removed" && known) {
-          this.#removed(known);
+          if (!["completed", "failed"].includes(prev)) this.#removed(known);
           this.#ended(jobId, changed);
         }
       }
       const jobs = await Promise.all([...changed.keys()].map((id) => this.#queue.getJob(id)));
       for (const job of jobs) if (job && !job.finishedOn) this.#learn(job, changed.get(job.id));
     }
-    return whole;
   }
 
   /** Whether all events that there ever were are still held: the queue is new, or was obliterated. */
@@ -141,15 +153,16 @@ export class QueueWatch {
 
   #learn(job, runs) {
     const sync = this.#syncOf(job);
-    if (isSync(sync)) this.#known.set(job.id, { ...sync, added: job.timestamp, started: job.attemptsStarted > 0, runs });
+    const started = job.attemptsStarted > 0;
+    if (isSync(sync)) this.#known.set(job.id, { ...sync, added: job.timestamp, started, runs, read: ALL });
   }
 
   /** Those of the known jobs that are there no more. */
   async #gone(client) {
     const known = [...this.#known.keys()], gone = [];
-    if (this.#asked >= known.length) this.#asked = 0;
-    const looked = known.slice(this.#asked, this.#asked + LOOKED);
-    this.#asked += looked.length;
+    const from = known.length > LOOKED && this.#asked < known.length ? this.#asked : 0;
+    const looked = known.slice(from, from + LOOKED);
+    this.#asked = from + looked.length;
     for (let at = 0; at < looked.length; at += PAGE) {
       const ids = looked.slice(at, at + PAGE), keys = ids.map((id) => this.#queue.toKey(id));
       if ((await client.exists(...keys)) === keys.length) continue;
