@@ -86,7 +86,7 @@ class AsyncProducer(Sending[AsyncOperation]):
                 while self._outbox:
                     await self._send_some()
         self._give_up()
-        if self._task is not None:
+        if self._task is not None and self._loop is asyncio.get_running_loop():
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 

@@ -58,6 +58,15 @@ class Sync(NamedTuple):
     attempts: int | None = None
 
 
+def whole(number: object) -> int | None:
+    """A count as queues give it, which may be text; None where it is none."""
+    try:
+        counted = int(number)  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return counted if counted > 0 else None
+
+
 class Attempt:
     """One run of a sync, from `started` to its terminal event. `emit` takes events and answers with their numbers.
 
@@ -86,6 +95,10 @@ class Attempt:
     def over(self) -> bool:
         """Whether it has ended, or is another process's: a fork has a copy of it."""
         return self.end is not None or self._pid != os.getpid()
+
+    def forget(self) -> None:
+        """From here on it tells nothing."""
+        self.end = 0
 
     def start(self) -> None:
         self._publish(schema.STARTED, {"direction": self._sync.direction, "syncMode": self._sync.sync_mode})
@@ -187,13 +200,11 @@ class Told:
 
     def failed(self, exception: BaseException) -> None:
         """Publishes `failed` now, for a sync that handles its exceptions itself."""
-        error: Mapping[str, Any] = STOPPED
-        if isinstance(exception, Exception):
-            try:
-                error = dict(self._producer.classify(exception))
-            except Exception:
-                log.exception("an exception could not be classified")
-                error = STOPPED | {"error": f"The sync failed: {type(exception).__name__}"}
+        try:
+            error = dict(self._producer.classify(exception))
+        except Exception:
+            log.exception("an exception could not be classified")
+            error = STOPPED | {"error": f"The sync failed: {type(exception).__name__}"}
         self.tell(self.attempt.fail, error)
 
     def leave(self, exception: BaseException | None) -> None:
@@ -216,7 +227,8 @@ def _fitting(members: Mapping[str, Any], own: dict[str, Any], required: Iterable
         text = _json({name: value for name, value in told.items() if value is not None} | own)
         if len(text.encode()) <= ROOM:
             return text
-    return _json({name: told[name] for name in required} | own)
+    told = plain({name: members[name] for name in required if name in members}, texts, items)
+    return _json(told | own)
 
 
 def _json(data: Mapping[str, Any]) -> str:

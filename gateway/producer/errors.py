@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from gateway.producer.core import STOPPED
 from gateway.producer.text import clean, redact
 
 CHAIN_MAX: Final = 20
@@ -149,7 +150,10 @@ def github_error(
 ) -> dict[str, Any]:
     """The standard error: `error`, `error_code`, `retryable`, and where they apply `retryAfter` (s), `recoveryUrl`,
     `details`. Never raises, whatever it is given; tokens are redacted. `now`: epoch seconds, for X-RateLimit-Reset.
+    What is no Exception stopped the sync: it was cancelled, interrupted or exited.
     """
+    if not isinstance(exception, Exception):
+        return dict(STOPPED)
     looked = [_look(each) for each in _chain(exception)]
     headers, text, (code, retryable, says) = next((each for each in looked if each[2][0] != "UNKNOWN"), looked[0])
     error: dict[str, Any] = {"error": says, "error_code": code, "retryable": retryable}

@@ -11,6 +11,8 @@ import weakref
 from types import FrameType
 from typing import Protocol
 
+from gateway.producer.outbox import log
+
 
 class Exiting(Protocol):
     """A producer."""
@@ -34,13 +36,17 @@ def watch(producer: Exiting) -> None:
 
 def _exit() -> None:
     for producer in list(_producers):
-        producer.on_exit()
+        try:
+            producer.on_exit()
+        except Exception:
+            log.exception("the last words could not be sent")
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    """Ends as the system would have it, after the last words."""
-    signal.signal(number, signal.SIG_DFL)
+    """Ends as the system would have it, after the last words, which a second signal doesn't cut short."""
+    signal.signal(number, signal.SIG_IGN)
     _exit()
+    signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
 

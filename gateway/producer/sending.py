@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from gateway.producer import exits
-from gateway.producer.core import STOPPED, Attempt, Classify, Sync, Told, Trim
+from gateway.producer.core import STOPPED, Attempt, Classify, Sync, Told, Trim, whole
 from gateway.producer.outbox import Entry, Outbox, log
 
 BACKOFF: Final = (0.05, 2.0)
@@ -38,6 +38,7 @@ class Sending(Generic[Form]):
         """Begins anew: in a fork, what is open and unsent is its parent's."""
         self._outbox = Outbox(self._limit)
         self._open: set[Attempt] = set()
+        self._leaving = False  # the process ends: nothing new is begun
         self._away: float | None = None  # since when Redis can't be reached
 
     def on_exit(self) -> None:
@@ -61,11 +62,14 @@ class Sending(Generic[Form]):
         """One sync. `attempt` of `attempts`, from 1, as its queue counts: without them no `failed` says that another
         attempt will come.
         """
-        sync = Sync(str(operation_id), str(project_id), direction, sync_mode, attempt, attempts)
+        sync = Sync(str(operation_id), str(project_id), direction, sync_mode, whole(attempt), whole(attempts))
         return self.form(Attempt(sync, self._emit, time.monotonic, time.time), self)
 
     def begin(self, attempt: Attempt) -> None:
+        exits.watch(self)  # anew in a fork, which has its parent's producers
         self._open.add(attempt)
+        if self._leaving:
+            attempt.forget()
 
     def _emit(self, entry: Entry) -> int:
         raise NotImplementedError
@@ -100,6 +104,7 @@ class Sending(Generic[Form]):
         return error
 
     def _stop_open(self) -> None:
+        self._leaving = True
         for attempt in list(self._open):
             attempt.fail(STOPPED)
 

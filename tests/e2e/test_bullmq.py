@@ -202,7 +202,6 @@ REMOVALS: dict[str, list[Any]] = {
 }
 
 
-@BOTH
 @pytest.mark.parametrize("how", REMOVALS)
 async def test_a_job_that_was_removed_before_it_ran_has_failed(jobs: Jobs, how: str) -> None:
     gone = {"a delayed job": ["later"], "a waiting job": ["soon"]}.get(how, ["later", "soon"])
