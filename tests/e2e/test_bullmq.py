@@ -145,8 +145,10 @@ async def test_what_a_worker_ran(jobs: Jobs) -> None:
     assert next(each for each in jobs.data("completed") if each["operationId"] == "succeeds")["filesChanged"] == 3
 
 
-async def test_of_jobs_that_are_no_syncs_nothing_is_told_and_that_is_said_once(jobs: Jobs) -> None:
-    async with jobs.process("worker") as worker, jobs.process("watch"):
+@pytest.mark.parametrize("picky", [False, True])
+async def test_of_jobs_that_are_no_syncs_nothing_is_told_and_that_is_said_once(jobs: Jobs, picky: bool) -> None:
+    """Also where the option `sync` throws for them."""
+    async with jobs.process("worker", picky=picky) as worker, jobs.process("watch", picky=picky):
         others = [("add_other", f"mail-{number}", does) for number, does in enumerate(("succeeds", "fails") * 3)]
         await jobs.do(*others, ("add", "sync", "succeeds"))
         await jobs.until({"sync": ["started", "progress", "completed"]})
@@ -276,6 +278,56 @@ async def test_an_obliterated_queue_ends_what_runs_in_it(jobs: Jobs) -> None:
         await asyncio.sleep(0.3)
         await jobs.do(["obliterate", {"force": True}], ["add", "new", "succeeds", {}])
         await jobs.until({"job": [*RUN, "failed"], "new": [*RUN, "completed"]})
+
+
+async def test_what_a_body_says_of_its_own_failure_is_told_as_bullmq_takes_it(jobs: Jobs) -> None:
+    retries = {"attempts": 2, "backoff": {"type": "fixed", "delay": 50}}
+    async with jobs.process("worker"):
+        await jobs.do(["add", "returns", "says_it_failed", retries], ["add", "throws", "says_it_and_throws", retries])
+        await jobs.until({"returns": [*RUN, "failed"], "throws": [*RUN, "failed"] * 2})
+    again = {(each["operationId"], each["error_code"], each["retryable"]) for each in jobs.data("failed")}
+    wanted = {("returns", "UPSTREAM_UNAVAILABLE", False), ("throws", "UNKNOWN", True), ("throws", "UNKNOWN", False)}
+    assert again == wanted
+
+
+async def test_a_job_that_is_added_again_is_not_told_its_predecessors_end(jobs: Jobs) -> None:
+    async with jobs.process("worker"):
+        await jobs.do(["add", "job", "succeeds", {"delay": 60_000}])
+        await asyncio.sleep(1)
+        await jobs.do(["remove", "job"], ["add", "job", "naps", {}])
+        await jobs.until({"job": [*RUN, "completed"]})
+
+
+async def test_a_worker_that_crashes_tells_that_its_jobs_go_on(jobs: Jobs) -> None:
+    async with jobs.process("worker", **QUICK) as first:
+        await jobs.do(["add", "job", "crashes_once", {}])
+        assert await asyncio.wait_for(first.wait(), 10) == 1
+        async with jobs.process("worker", **QUICK):
+            await jobs.until({"job": [*RUN, "failed", *RUN, "completed"]})
+    assert jobs.data("failed")[0]["retryable"] is True
+
+
+async def test_a_worker_that_is_closed_by_force_leaves_the_end_to_the_next(jobs: Jobs) -> None:
+    async with jobs.process("worker", **QUICK) as first:
+        await jobs.do(["add", "job", "naps", {}])
+        await active(first, "job")
+        assert first.stdin
+        first.stdin.write(b"close by force\n")
+        async with jobs.process("worker", **QUICK):
+            await jobs.until({"job": [*RUN, *RUN, "completed"]})
+
+
+async def test_a_worker_that_is_told_to_end_does_so_while_redis_stands_still(jobs: Jobs) -> None:
+    async with jobs.process("worker") as worker:
+        await jobs.do(["add", "job", "hangs", {}])
+        await active(worker, "job")
+        assert jobs.server.process
+        jobs.server.process.send_signal(signal.SIGSTOP)
+        try:
+            worker.terminate()
+            assert await asyncio.wait_for(worker.wait(), 6) == -signal.SIGTERM
+        finally:
+            jobs.server.process.send_signal(signal.SIGCONT)
 
 
 async def test_a_cancelled_job_has_failed(jobs: Jobs) -> None:

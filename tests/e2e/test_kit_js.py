@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway import schema
 from tests.conftest import Worker, working
 from tests.e2e.npm import installed, node
 from tests.proxy import Proxy, proxied
@@ -80,6 +82,42 @@ def test_however_a_process_ends_every_operation_is_told_its_end_once(
     status, stderr = run(shared_redis, npm, key, by, **{"syncs": HANG, "hold": 100, "client": client, **case})
     assert (status, "were not published" in stderr) == (wanted, False), stderr
     assert told(shared_redis, key) == {f"op-{number}": ["started", "progress", "failed"] for number in (0, 1)}
+
+
+def test_what_begins_while_a_process_ends_is_told_to_nobody(shared_redis: RedisServer, npm: Path) -> None:
+    case = {"syncs": [[[10], "again"]] * 8, "end": "loops", "hold": 200}
+    status, _ = run(shared_redis, npm, "events:begins", signal.SIGTERM, **case)
+    found = told(shared_redis, "events:begins")
+    assert status == -signal.SIGTERM
+    assert len(found) > 20
+    assert {types[-1] for types in found.values()} <= set(ENDS)
+
+
+def test_nonsense_never_raises_into_the_sync_nor_costs_its_end(shared_redis: RedisServer, npm: Path) -> None:
+    script = """
+      import { Redis } from "ioredis";
+      import { Producer } from "github-sync-events/producer";
+      const redis = new Redis(process.env.URL), producer = new Producer(redis, { stream: "events:nonsense" });
+      const large = Array.from({ length: 30 }, () => Array(30).fill("x".repeat(100)));
+      for (const attempt of [1n, "1", null, "one", Symbol(), {}]) {
+        await producer.operation("op", "p", { direction: "to_github", attempt, attempts: 3 }, async (op) => {
+          op.progress(5, "x", null);
+          op.conflict(["a"], null);
+          op.conflict(null);
+          for (let number = 0; number < 30; number += 1) op.result({ [`k${number}`]: large });
+        });
+      }
+      redis.disconnect();
+    """
+    words = ["node", "--input-type=module", "-e", script]
+    done = subprocess.run(words, cwd=npm, env=os.environ | {"URL": shared_redis.url}, capture_output=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    client = redis.Redis.from_url(shared_redis.url, decode_responses=True)
+    events = [json.loads(fields["data"]) | {"type": fields["type"]} for _, fields in client.xrange("events:nonsense")]
+    client.close()
+    ends = [each for each in events if each["type"] == schema.COMPLETED]
+    assert [each.get("attempt") for each in ends] == [1, 1, None, None, None, None]
+    assert not [schema.violation(each["type"], each) for each in ends if schema.violation(each["type"], each)]
 
 
 @CLIENTS

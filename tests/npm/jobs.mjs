@@ -4,7 +4,7 @@ import { createInterface } from "node:readline";
 import { bullmq, Producer } from "github-sync-events/producer";
 
 const [role, words] = process.argv.slice(2);
-const { url, key, does = [], handler, lingers, every = 500, version = "bullmq", ...options } = JSON.parse(words);
+const { url, key, does = [], handler, lingers, picky, every = 500, version = "bullmq", ...options } = JSON.parse(words);
 const { Queue, UnrecoverableError, Worker } = await import(version);
 const connection = { url, maxRetriesPerRequest: null };
 const queue = new Queue("syncs", { connection });
@@ -29,6 +29,16 @@ const bodies = {
   hangs_once: async (op, job) => { if (job.attemptsStarted < 2) await pause(60_000); },
   hangs_where_it_ends: async () => { if (lingers) await pause(60_000); },
   hangs: async (op) => { await pause(60_000, op.signal); },
+  says_it_failed: async (op) => { op.failed(http(502, "Bad Gateway")); },
+  says_it_and_throws: async (op) => {
+    op.failed(new Error("boom"));
+    throw new Error("boom");
+  },
+  crashes_once: async (op, job) => {
+    if (job.attemptsStarted > 1) return;
+    setTimeout(() => { throw new Error("outside"); });
+    await pause(60_000);
+  },
   naps: async () => { await pause(1500); },
   blocks_once: async (op, job) => {
     if (job.attemptsStarted > 1) return;
@@ -51,7 +61,8 @@ if (role === "boss") {
   const redis = new Redis(url);
   redis.on("error", () => {});
   const producer = new Producer(redis, { stream: key, log: { warn: (line) => console.log(line), error: (line) => console.log(line) } });
-  const syncs = bullmq(producer);
+  const sync = ({ id, data }) => ({ operationId: id, projectId: data.projectId.toString(), direction: data.direction });
+  const syncs = bullmq(producer, picky ? { sync } : {});
   const watch = syncs.watch(queue, { every });
   await watch.look();
   if (lingers) { // what can't be sent anywhere holds the process up when it is told to end
@@ -70,7 +81,7 @@ if (role === "boss") {
     worker.on("active", (job) => console.log("active", job.id));
     worker.on("completed", (job) => console.log("completed", job.id));
     await worker.waitUntilReady();
-    createInterface({ input: process.stdin }).on("line", (line) => worker.cancelJob(line));
+    createInterface({ input: process.stdin }).on("line", (line) => line === "close by force" ? worker.close(true) : worker.cancelJob(line));
     if (handler) process.on("SIGTERM", () => worker.close().then(() => process.exit(0)));
   }
   console.log("ready");

@@ -24,6 +24,7 @@ async function sync(number, steps, ending) {
     }
     if (ending === "exception") throw new Error("no");
     if (ending === "failed") op.failed(new Error("Bad credentials"));
+    if (ending === "again") void sync(number + 100, steps, ending);
     if (ending === "hang") await pause(60_000);
     if (ending === "forgotten") await new Promise(() => {}); // nothing will ever resolve it
   }).catch(() => {});

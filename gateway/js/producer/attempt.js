@@ -37,7 +37,7 @@ export class Attempt {
    * with their numbers.
    */
   constructor(sync, emit, clock = () => performance.now(), wall = () => Date.now()) {
-    this.#sync = sync;
+    this.#sync = { ...sync, attempt: whole(sync.attempt), attempts: whole(sync.attempts) };
     this.#emit = emit;
     this.#clock = clock;
     this.#wall = wall;
@@ -74,7 +74,8 @@ export class Attempt {
     });
   }
 
-  conflict(paths, { strategy, resolutionRequired = strategy === "manual_review", details } = {}) {
+  conflict(paths, options) {
+    const { strategy, resolutionRequired = strategy === "manual_review", details } = options ?? {};
     const conflicts = [...paths].map(String);
     this.#publish(TYPES.CONFLICT, {
       conflicts, strategy, resolutionRequired, conflictDetails: details,
@@ -128,13 +129,19 @@ export class Attempt {
 
 /** The event's JSON; of what is too large texts and lists are cut, then what isn't needed goes. */
 function fitting(members, own, required) {
-  let told;
   for (const [texts, items] of SIZES) {
-    told = without(plain(without(members), texts, items));
+    const told = without(plain(without(members), texts, items));
     const text = JSON.stringify({ ...told, ...own });
     if (Buffer.byteLength(text) <= ROOM) return text;
   }
-  return JSON.stringify({ ...Object.fromEntries(required.map((name) => [name, told[name]])), ...own });
+  const needed = Object.fromEntries(required.map((name) => [name, members[name]]));
+  return JSON.stringify({ ...without(plain(without(needed), ...SIZES.at(-1))), ...own });
+}
+
+/** A count as queues give it, which may be text; nothing where it is none. */
+function whole(number) {
+  const counted = ["number", "bigint", "string"].includes(typeof number) ? Number(number) : NaN;
+  return Number.isInteger(counted) && counted > 0 ? counted : undefined;
 }
 
 function without(members) {

@@ -9,12 +9,15 @@ import { QueueWatch } from "./queue.js";
 import { ERROR_CODES } from "./vocabulary.js";
 
 /** What BullMQ throws to put a job back: it goes on later. */
+const RATE_LIMITED = "bullmq:rateLimitExceeded"; // the message by which BullMQ knows its RateLimitError
 const PUT_BACK = new Set(["DelayedError", "WaitingError", "WaitingChildrenError"]);
 const RESULT = ["filesChanged", "insertions", "deletions", "commitSha", "prUrl", "branchName"];
 const WAITS = { error: "The job was put back into its queue and goes on later", error_code: "UNKNOWN" };
 const HANDED_OVER = { error: "The worker was stopped, another one goes on", error_code: "UNKNOWN" };
 /** ms until a job that is handed over is to be had again: the worker of a process that ends would be the first to take it. */
 const HANDED_AFTER = 3000;
+/** ms that BullMQ may need to write the end of a job whose end was told. */
+const WRITTEN_AFTER = 200;
 const CANCELLED = { error: "The sync was cancelled", error_code: "UNKNOWN" };
 
 /** The sync that a job is, by the names that most have. Says once of each kind of job that it is none. */
@@ -31,7 +34,15 @@ function byNames({ id, name, data }, strange, log) {
 export function bullmq(producer, { sync = byNames } = {}) {
   const strange = new Set(); // names of jobs that are no syncs
   const watches = new Set();
-  const syncOf = (job) => ({ ...sync(job, strange, producer.log), run: runOf(job) });
+  const syncOf = (job) => {
+    try {
+      return { ...sync(job, strange, producer.log), run: runOf(job) };
+    } catch (error) {
+      if (!strange.has(job.name)) producer.log.error(`sync events: nothing is told of jobs named ${job.name}: sync() throws`, error);
+      strange.add(job.name);
+      return {};
+    }
+  };
   return {
     // Three parameters: by their number BullMQ knows that it shall make a signal.
     processor: (body) => async (job, token, signal) => {
@@ -42,11 +53,7 @@ export function bullmq(producer, { sync = byNames } = {}) {
       for (const watch of watches) watch.begun(job);
       return new Run(producer, job, token, signal, syncOf(job)).of(body);
     },
-    watch: (queue, { every = 2000 } = {}) => {
-      const watch = new QueueWatch(queue, producer, syncOf, every);
-      watches.add(watch);
-      return watch;
-    },
+    watch: (queue, { every = 2000 } = {}) => new QueueWatch(queue, producer, syncOf, every, watches),
   };
 }
 
@@ -69,6 +76,7 @@ class Run {
   #signal;
   #attempt;
   #operation;
+  #said; // the error that its body told by itself: it returns and is over, or throws, and BullMQ's rules hold
 
   constructor(producer, job, token, signal, named) {
     this.#producer = producer;
@@ -80,7 +88,9 @@ class Run {
     const attempts = attempt + Math.max(opts.attempts ?? 1, 1) - attemptsMade - 1;
     const begun = producer.begin({ ...named, attempt, attempts: Math.max(attempts, attempt) }, {
       abort: signal,
+      end: () => this.#tell(HANDED_OVER, true),
       stop: () => this.#handOver(),
+      failed: (error) => (this.#said = error ?? new Error("The sync failed")),
     });
     this.#attempt = begun.attempt;
     this.#operation = begun.operation;
@@ -90,23 +100,25 @@ class Run {
     try {
       const value = await body(this.#operation, this.#job, this.#token, this.#signal);
       if (await this.#isOurs()) {
-        this.#producer.tell(() => {
+        if (this.#said !== undefined) this.#tell(this.#producer.standardError(this.#said), false);
+        else this.#producer.tell(() => {
           for (const name of RESULT) if (value?.[name] !== undefined) this.#attempt.result({ [name]: value[name] });
           this.#attempt.complete();
         });
       }
       return value;
     } catch (error) {
-      if (await this.#isOurs(error)) await this.#failed(error);
+      if (await this.#isOurs(error)) await this.#failed(error ?? new Error("Nothing was thrown"));
       throw error;
     } finally {
       await this.#producer.settle(this.#attempt);
+      this.#producer.until = Date.now() + WRITTEN_AFTER;
     }
   }
 
   async #failed(error) {
     if (PUT_BACK.has(error?.name)) return this.#tell(WAITS, true);
-    if (error?.name === "RateLimitError") return this.#tell(this.#producer.standardError(error), true);
+    if (error?.message === RATE_LIMITED) return this.#tell(this.#producer.standardError(error), true);
     const job = this.#job;
     const cancelled = this.#signal?.aborted === true;
     const told = cancelled ? CANCELLED : this.#producer.standardError(error);
@@ -137,8 +149,8 @@ class Run {
     if (this.#attempt.over || PUT_BACK.has(error?.name) || typeof job.extendLock !== "function") return true;
     try {
       if ((await job.extendLock(this.#token, job.queue?.opts?.lockDuration ?? 30_000)) !== 0) return true;
-    } catch {
-      return true; // Redis is away: it may be ours
+    } catch (problem) {
+      if (!/closed/i.test(problem?.message)) return true; // Redis is away: it may be ours
     }
     this.#attempt.forget();
     return false;

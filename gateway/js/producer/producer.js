@@ -17,16 +17,18 @@ export class Operation {
   signal;
   #attempt;
   #producer;
+  #failed;
 
-  constructor(attempt, producer, signal) {
+  constructor(attempt, producer, signal, failed) {
     this.#attempt = attempt;
     this.#producer = producer;
     this.signal = signal;
+    this.#failed = failed ?? ((error) => attempt.fail(producer.standardError(error)));
   }
 
   /** Tells how far it is, 0-100; left out when it moved less than 5 points within a second. */
-  progress(percent, message, { step } = {}) {
-    this.#producer.tell(() => this.#attempt.progress(percent, message, step));
+  progress(percent, message, options) {
+    this.#producer.tell(() => this.#attempt.progress(percent, message, options?.step));
   }
 
   /** Tells of files changed on both sides; `strategy` is github_wins, local_wins or manual_review. */
@@ -36,7 +38,7 @@ export class Operation {
 
   /** Tells the end now, for a sync that handles its errors itself. */
   failed(error) {
-    this.#producer.tell(() => this.#attempt.fail(this.#producer.standardError(error)));
+    this.#producer.tell(() => this.#failed(error));
   }
 
   /** What `completed` will say: filesChanged, insertions, deletions, commitSha, prUrl, branchName. */
@@ -49,6 +51,7 @@ export class Operation {
 export class Producer {
   log;
   leaving = false; // the process ends: nothing new is begun
+  until = 0; // and not before: a queue still writes what it was told, ms
   #outbox;
   #link;
   #classify;
@@ -103,14 +106,19 @@ export class Producer {
   /** Ends every open operation, and waits until that is in Redis, 2 s at most. For a program's own signal handler. */
   async onExit() {
     this.leaving = true;
-    await Promise.allSettled([...this.#open.values()].map((stop) => stop()));
-    await this.#sent(() => this.#outbox.size === 0, LEAVE);
+    const late = sleep(LEAVE / 2, { keep: true });
+    await Promise.race([Promise.allSettled([...this.#open.values()].map(({ stop }) => stop())), late]);
+    late.stop();
+    for (const { end } of this.#open.values()) end();
+    this.#open.clear();
+    await this.#sent(() => this.#outbox.size === 0, LEAVE / 2);
+    if (this.until > Date.now()) await sleep(this.until - Date.now(), { keep: true });
     this.#giveUp();
   }
 
   /** The same where nothing asynchronous runs any more. */
   onExitSync() {
-    for (const attempt of this.#open.keys()) this.tell(() => attempt.fail(STOPPED));
+    for (const { end } of this.#open.values()) end();
     const left = this.#outbox.batch(Infinity);
     if (left.length && this.#link.sendSync(left.map(([, { fields }]) => fields))) {
       for (const [number] of left) this.#outbox.remove(number);
@@ -126,19 +134,24 @@ export class Producer {
     if (!this.busy) unwatch(this);
   }
 
-  /** For the queues' own forms of `operation`. `stop` tells the end of one that its process doesn't live to see. */
-  begin(sync, { abort, stop } = {}) {
+  /**
+   * For the queues' own forms of `operation`. `end` tells at once the end of one that its process doesn't live to see, `stop`
+   * after what the queue has to do for it; `failed` takes what `op.failed` is given.
+   */
+  begin(sync, { abort, end, stop, failed } = {}) {
     const attempt = new Attempt(sync, (entry) => this.#emit(entry));
     const named = [sync.operationId, sync.projectId].filter((id) => id !== undefined && id !== null).length;
-    if (named < 2) { // with neither it is a job that is none
-      if (named) this.log.error("sync events: nothing is told of a sync without operationId or projectId");
+    const operation = new Operation(attempt, this, abort, failed);
+    if (named < 2 || this.leaving) { // with neither it is a job that is none
+      if (named === 1) this.log.error("sync events: nothing is told of a sync without operationId or projectId");
       attempt.forget();
-      return { attempt, operation: new Operation(attempt, this, abort) };
+      return { attempt, operation };
     }
     watch(this);
-    this.#open.set(attempt, stop ?? (() => this.tell(() => attempt.fail(STOPPED))));
+    end ??= () => this.tell(() => attempt.fail(STOPPED));
+    this.#open.set(attempt, { end, stop: stop ?? end });
     this.tell(() => attempt.start());
-    return { attempt, operation: new Operation(attempt, this, abort) };
+    return { attempt, operation };
   }
 
   /** The failure of a sync that somebody else ran, or nobody. */

@@ -25,6 +25,7 @@ export class QueueWatch {
   #queue;
   #producer;
   #syncOf;
+  #watches;
   #known = new Map(); // open jobs, by id: the sync of each
   #place = null; // the id of the last event read
   #timer;
@@ -32,11 +33,12 @@ export class QueueWatch {
   #asked = 0;
   #failing = false;
 
-  /** `syncOf` makes of a job the sync that it is; `every` is how often it looks, ms. */
-  constructor(queue, producer, syncOf, every) {
+  /** `syncOf` makes of a job the sync that it is; `every` is how often it looks, ms; `watches` are those of its process. */
+  constructor(queue, producer, syncOf, every, watches) {
     this.#queue = queue;
     this.#producer = producer;
     this.#syncOf = syncOf;
+    this.#watches = watches.add(this);
     this.#timer = setInterval(() => this.look(), every);
     this.#timer.unref();
     this.look();
@@ -62,7 +64,8 @@ export class QueueWatch {
   async close() {
     clearInterval(this.#timer);
     await this.#looking;
-    this.#place = null;
+    this.#watches.delete(this);
+    this.#known.clear();
   }
 
   async #look() {
@@ -113,7 +116,7 @@ export class QueueWatch {
           if (known) known.runs = runs;
         } else if (event === "completed") this.#ended(jobId, changed);
         else if (event === "failed") await this.#failed(jobId, failedReason, changed);
-        else if (event === "removed" && known) {
+        else if (event === "removed" && known && !(await this.#queue.getJob(jobId))) { // not one that was added again
           if (!["completed", "failed"].includes(prev)) this.#removed(known);
           this.#ended(jobId, changed);
         }
