@@ -5,6 +5,7 @@ So nothing depends on a task that may be cancelled with all others at the end of
 
 import asyncio
 import random
+import socket
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -115,6 +116,8 @@ class AsyncProducer(Sending[AsyncOperation]):
                     await self._send_some()
 
     async def _last_words(self) -> None:
+        with suppress(AttributeError):  # uvloop's asks no executor, asyncio's takes nothing at the interpreter's end
+            asyncio.get_running_loop().getaddrinfo = _resolved  # type: ignore[method-assign]
         with suppress(TimeoutError):
             async with asyncio.timeout(LEAVE):
                 while self._outbox:
@@ -163,3 +166,7 @@ class AsyncProducer(Sending[AsyncOperation]):
                 return
             await asyncio.sleep(self._delay * random.uniform(0.5, 1.5))
             self._delay = min(self._delay * 2, BACKOFF[1])
+
+
+async def _resolved(*names: Any, **hints: Any) -> Any:
+    return socket.getaddrinfo(*names, **hints)

@@ -93,6 +93,16 @@ def test_what_begins_while_a_process_ends_is_told_to_nobody(shared_redis: RedisS
     assert {types[-1] for types in found.values()} <= set(ENDS)
 
 
+def test_what_a_program_finds_to_do_at_its_end_is_told(shared_redis: RedisServer, npm: Path) -> None:
+    """The kit has told the end of what was left open by then, and lets it go on."""
+    case = {"syncs": [[[10], "forgotten"]], "end": "found something", "hold": 50}
+    assert run(shared_redis, npm, "events:found", **case) == (0, "")
+    assert told(shared_redis, "events:found") == {
+        "op-0": ["started", "progress", "failed"],
+        "op-1": ["started", "progress", "completed"],
+    }
+
+
 def test_nonsense_never_raises_into_the_sync_nor_costs_its_end(shared_redis: RedisServer, npm: Path) -> None:
     script = """
       import { Redis } from "ioredis";

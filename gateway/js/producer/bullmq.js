@@ -8,8 +8,9 @@ import { createHash } from "node:crypto";
 import { QueueWatch } from "./queue.js";
 import { ERROR_CODES } from "./vocabulary.js";
 
+/** The message by which BullMQ knows its RateLimitError. */
+const RATE_LIMITED = "bullmq:rateLimitExceeded";
 /** What BullMQ throws to put a job back: it goes on later. */
-const RATE_LIMITED = "bullmq:rateLimitExceeded"; // the message by which BullMQ knows its RateLimitError
 const PUT_BACK = new Set(["DelayedError", "WaitingError", "WaitingChildrenError"]);
 const RESULT = ["filesChanged", "insertions", "deletions", "commitSha", "prUrl", "branchName"];
 const WAITS = { error: "The job was put back into its queue and goes on later", error_code: "UNKNOWN" };

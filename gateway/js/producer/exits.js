@@ -26,14 +26,14 @@ export function unwatch(producer) {
 /** Where the program leaves the signal to the system: ends as the system would have it, after the last words. */
 async function terminated(signal) {
   if (process.listenerCount(signal) > 1) return; // the program's own handlers rule
-  await everyone();
+  await everyone(true);
   process.off(signal, terminated);
   process.kill(process.pid, signal);
 }
 
 /** Nothing is left to be done, and yet something is open or unsent. */
 async function drained() {
-  if ([...producers].some((producer) => producer.busy)) await everyone();
+  if ([...producers].some((producer) => producer.busy)) await everyone(false); // others may find something to do yet
 }
 
 /** `process.exit()`, or an error that nobody caught: nothing asynchronous runs any more. */
@@ -41,6 +41,6 @@ function exited() {
   for (const producer of producers) producer.onExitSync();
 }
 
-async function everyone() {
-  await Promise.allSettled([...producers].map((producer) => producer.onExit()));
+async function everyone(leaving) {
+  await Promise.allSettled([...producers].map((producer) => producer.onExit(leaving)));
 }

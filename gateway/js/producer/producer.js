@@ -104,13 +104,15 @@ export class Producer {
   }
 
   /** Ends every open operation, and waits until that is in Redis, 2 s at most. For a program's own signal handler. */
-  async onExit() {
-    this.leaving = true;
-    const late = sleep(LEAVE / 2, { keep: true });
-    await Promise.race([Promise.allSettled([...this.#open.values()].map(({ stop }) => stop())), late]);
+  async onExit(leaving = true) {
+    this.leaving = leaving;
+    const open = [...this.#open], late = sleep(LEAVE / 2, { keep: true });
+    await Promise.race([Promise.allSettled(open.map(([, { stop }]) => stop())), late]);
     late.stop();
-    for (const { end } of this.#open.values()) end();
-    this.#open.clear();
+    for (const [attempt, { end }] of open) {
+      end();
+      this.#open.delete(attempt);
+    }
     await this.#sent(() => this.#outbox.size === 0, LEAVE / 2);
     if (this.until > Date.now()) await sleep(this.until - Date.now(), { keep: true });
     this.#giveUp();
