@@ -1,5 +1,6 @@
 """What both forms of the kit do alike: what is open and unsent, and how it goes to Redis."""
 
+import encodings.idna  # noqa: F401  a fork while a thread imports it, at its first connect, leaves the child without it
 import time
 from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeVar
